@@ -1,0 +1,42 @@
+"""The table of stage kinds: recipe revision and the function that does the work. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from builder.stage import Context, Outcome
+
+__all__ = ["KINDS", "Kind"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """One kind of stage.
+
+    Attributes:
+        recipe: Revision of what the kind means; raised when the bytes that it would give change.
+        function: Dotted path ``module:name`` of a function from Context to Outcome.
+    """
+
+    recipe: int
+    function: str
+
+    def load(self) -> Callable[[Context[Any]], Outcome]:
+        """Import the function; only here do torch and its friends come in."""
+        module, _, name = self.function.partition(":")
+        return cast("Callable[[Context[Any]], Outcome]", getattr(import_module(module), name))
+
+
+KINDS: Mapping[str, Kind] = {
+    "import": Kind(recipe=1, function="builder.stages.imports:import_"),
+    "pretrain": Kind(recipe=1, function="builder.stages.train:pretrain"),
+    "sft": Kind(recipe=1, function="builder.stages.train:sft"),
+    "dpo": Kind(recipe=1, function="builder.stages.train:dpo"),
+    "fold": Kind(recipe=1, function="builder.stages.weights:fold"),
+    "evaluate": Kind(recipe=1, function="builder.stages.evaluate:evaluate"),
+}
