@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from registry.canonical import JSON
 from registry.errors import InvalidError
 from registry.table import Table
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from registry.canonical import JSON
 
 __all__ = ["RUNNER_FILE", "Runner", "read_runner"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Input", "Outcome"]
 
-Settings = TypeVar("Settings", covariant=True)
+Settings_co = TypeVar("Settings_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Context(Generic[Settings]):
+class Context(Generic[Settings_co]):
     """All that a stage function may use.
 
     Attributes:
@@ -69,7 +69,7 @@ class Context(Generic[Settings]):
         say: Tells the person at the terminal; one line without a newline.
     """
 
-    settings: Settings
+    settings: Settings_co
     inputs: tuple[Input, ...]
     work: Path
     out: Path

@@ -213,7 +213,9 @@ class Artifact:
         ]
         artifact = cls(
             type=kind,
-            files=tuple(FileEntry(path=file.path, size_bytes=file.size_bytes, digest=file.digest) for file in summaries),
+            files=tuple(
+                FileEntry(path=file.path, size_bytes=file.size_bytes, digest=file.digest) for file in summaries
+            ),
             tensors=tuple(sorted(tensors, key=lambda entry: entry.name)),
         )
         return _checked(artifact, str(folder))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import NoReturn, TypeAlias
 
 from registry.errors import InvalidError
 
 __all__ = ["JSON", "MAX_BYTES", "decode", "encode", "pretty"]
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 MAX_BYTES = 64 << 20
 _MAX_DEPTH = 64
@@ -54,7 +55,10 @@ def decode(data: bytes, *, where: str, max_bytes: int = MAX_BYTES) -> JSON:
     if _depth(data) > _MAX_DEPTH:
         raise _invalid(f"document nested deeper than {_MAX_DEPTH}", where)
     try:
-        value: JSON = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value: JSON = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        _refuse_surrogates(value, data)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
         raise _invalid(f"not strict JSON: {error}", where) from error
     return value
@@ -83,6 +87,25 @@ def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
         message = f"key {double!r} twice in one object"
         raise ValueError(message)
     return table
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        message = f"{text} is no finite number"
+        raise ValueError(message)
+    return value
+
+
+def _refuse_surrogates(value: JSON, data: bytes) -> None:
+    """A lone surrogate can be read but never written again; only an escape can bring one in."""
+    if b"\\u" not in data:
+        return
+    try:
+        encode(value)
+    except UnicodeEncodeError as error:
+        message = "a lone surrogate is no text"
+        raise ValueError(message) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -112,7 +112,7 @@ class InvalidError(Error):
         return cls(
             f"{count} found",
             where=", ".join(files),
-            mend="correct every one below; nothing was changed",
+            mend="correct every one; nothing was changed",
             faults=ordered,
         )
 

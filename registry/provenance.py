@@ -60,7 +60,7 @@ class Provenance:
             "components": list(self.components),
             "layers": self.layers,
             "inputs": [{"role": one.role, "weights_digest": str(one.weights_digest)} for one in sorted(self.inputs)],
-            "data": sorted(str(digest) for digest in self.data),
+            "data": [str(digest) for digest in sorted(self.data)],
         }
         return {"format": "pt", _KEY: encode(value).decode()}
 

@@ -342,15 +342,15 @@ def _read_change(table: Table) -> ComponentChange:
 
 
 def _read_metrics(table: Table) -> dict[str, dict[str, float]]:
-    return {label: _read_numbers(table.table(label)) for label in table.keys()}
+    return {label: _read_numbers(table.table(label)) for label in table.names()}
 
 
 def _read_numbers(table: Table) -> dict[str, float]:
-    return {key: table.number(key) for key in table.keys()}
+    return {key: table.number(key) for key in table.names()}
 
 
 def _read_texts(table: Table) -> dict[str, str]:
-    return {key: table.text(key) for key in table.keys()}
+    return {key: table.text(key) for key in table.names()}
 
 
 def _contradiction(what: str, where: str) -> InvalidError:

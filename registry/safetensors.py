@@ -14,7 +14,6 @@ import math
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from registry.canonical import decode, encode
@@ -23,13 +22,14 @@ from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Buffer
 
     from registry.canonical import JSON
 
-__all__ = ["DTYPE_BYTES", "Header", "TensorInfo", "TensorSpec", "WrittenFile", "WrittenTensor", "Writer", "read_header"]
+__all__ = ["DTYPE_BYTES", "Header", "TensorInfo", "TensorSpec", "Writer", "WrittenFile", "WrittenTensor", "read_header"]
 
 DTYPE_BYTES: Mapping[str, int] = {
     "BOOL": 1,

@@ -73,7 +73,7 @@ class Table:
         value = self.text(key)
         if value not in choices:
             raise self._wrong(key, " or ".join(map(repr, choices)), repr(value))
-        return cast("_Choice", value)
+        return value
 
     def count(self, key: str) -> int:
         """A whole number from 0."""
@@ -142,7 +142,7 @@ class Table:
         values = self._list(key)
         return (Table(value, f"{self.where}: {key}[{index}]") for index, value in enumerate(values))
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The keys, sorted."""
         return tuple(sorted(self._value))
 
