@@ -1,0 +1,1 @@
+"""Arithmetic on weights: streams of row blocks, adapters, shards. Needs torch."""

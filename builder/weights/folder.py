@@ -1,0 +1,157 @@
+"""A model folder as it lies on disk: its weights files, where each tensor is, and all else. Headers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.weights.stream import Stored
+from registry.artifact import LISTING
+from registry.canonical import JSON, decode
+from registry.components import Network
+from registry.errors import InvalidError, NotFoundError
+from registry.safetensors import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from registry.safetensors import Header
+
+__all__ = ["CONFIG", "INDEX", "ModelFolder", "plain_file", "read_model"]
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+
+_SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFolder:
+    """What lies in a model folder.
+
+    Attributes:
+        path: The folder.
+        shards: Name of each weights file -> its header.
+        tensors: Name -> the tensor where it lies, sorted by name.
+        others: Names of all other files, ``artifact.json`` and the weights' index left out; sorted.
+    """
+
+    path: Path
+    shards: Mapping[str, Header]
+    tensors: Mapping[str, Stored]
+    others: tuple[str, ...]
+
+    @property
+    def network(self) -> Network:
+        """The tensors' places."""
+        return Network.from_tensors({name: stored.info.shape for name, stored in self.tensors.items()})
+
+    def config(self) -> Mapping[str, JSON]:
+        """The value of ``config.json``.
+
+        Raises:
+            NotFoundError: There is none.
+            InvalidError: It is not a JSON table.
+        """
+        path = self.path / CONFIG
+        if not path.is_file():
+            raise NotFoundError(f"there is no {CONFIG}", where=str(self.path), mend="use a Hugging Face model folder")
+        value = decode(path.read_bytes(), where=str(path))
+        if not isinstance(value, dict):
+            raise InvalidError("not a table", where=str(path), mend="use a Hugging Face model folder")
+        return value
+
+
+def read_model(folder: Path) -> ModelFolder:
+    """Read the headers of a model folder: one safetensors file, or several with their index.
+
+    Raises:
+        NotFoundError: There are no weights, or the index names a file that is not there.
+        InvalidError: A file breaks its format, the index points outside of the folder or does not name what is there,
+            or something is a symlink.
+    """
+    present = sorted(entry.name for entry in folder.iterdir() if entry.name != LISTING)
+    names = _weight_files(folder, present)
+    shards = {name: read_header(plain_file(folder, name)) for name in names}
+    tensors: dict[str, Stored] = {}
+    for name, header in shards.items():
+        for info in header.tensors.values():
+            if info.name in tensors:
+                raise InvalidError(
+                    f"tensor {info.name!r} is in {tensors[info.name].path.name} and in {name}",
+                    where=str(folder),
+                    mend="remove the stale file, or fetch the model again",
+                )
+            tensors[info.name] = Stored(path=folder / name, info=info)
+    if INDEX in present:
+        _check_index(folder, tensors)
+    others = tuple(name for name in present if name not in shards and name != INDEX)
+    return ModelFolder(path=folder, shards=shards, tensors=dict(sorted(tensors.items())), others=others)
+
+
+def _weight_files(folder: Path, present: Sequence[str]) -> list[str]:
+    """Names of the weights' files: those of the index, or the one file."""
+    if INDEX in present:
+        return sorted(set(_weight_map(folder).values()))
+    if _SINGLE in present:
+        return [_SINGLE]
+    raise NotFoundError(
+        f"there is neither {_SINGLE} nor {INDEX}",
+        where=str(folder),
+        mend="use a model folder in safetensors format",
+    )
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    path = plain_file(folder, INDEX)
+    value = decode(path.read_bytes(), where=str(path))
+    table = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise InvalidError("there is no weight_map", where=str(path), mend="fetch the model again")
+    files = {tensor: file for tensor, file in table.items() if isinstance(file, str)}
+    strange = sorted(str(file) for file in table.values() if not _is_shard_name(file))
+    if strange:
+        raise InvalidError(
+            f"the weight map points to {strange[0]!r}; it must name safetensors files of its own folder",
+            where=str(path),
+            mend="do not use this model: its index reaches outside of it or names other files",
+        )
+    return files
+
+
+def _is_shard_name(file: object) -> bool:
+    plain = isinstance(file, str) and file.isprintable() and not set(file) & set('/\\:*?"<>|') and file[:1] != "."
+    return plain and str(file).endswith(".safetensors")
+
+
+def _check_index(folder: Path, tensors: Mapping[str, Stored]) -> None:
+    """The index must say what the files hold."""
+    stated = _weight_map(folder)
+    found = {name: stored.path.name for name, stored in tensors.items()}
+    if wrong := sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)):
+        name = wrong[0]
+        raise InvalidError(
+            f"tensor {name!r}: the index says {stated.get(name, 'nothing')}, it is in {found.get(name, 'no file')}",
+            where=str(folder / INDEX),
+            mend="fetch the model again; its index and its files do not belong together",
+        )
+
+
+def plain_file(folder: Path, name: str) -> Path:
+    """A regular file of the folder.
+
+    Raises:
+        NotFoundError: It is not there.
+        InvalidError: It is a symlink, a folder or a special file.
+    """
+    path = folder / name
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InvalidError(
+            f"{name} is a symlink, a folder or a special file",
+            where=str(folder),
+            mend="put the file itself there",
+        )
+    if not path.exists():
+        raise NotFoundError(f"{name} is not there", where=str(folder), mend="fetch the model again; it is incomplete")
+    return path

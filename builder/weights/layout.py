@@ -1,0 +1,360 @@
+"""Writes model and adapter folders: sharded by component, canonical, with every unchanged file linked.
+
+Shards are ordered as the network is: embeddings; of every layer the attention with its norm, then the MLP with its
+norm; the final norm; the head; last, in one shard, tensors of no known component. A stage that changes attention only
+leaves most files as they were, and DVC, pull and the store move only those that differ.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from builder.weights.folder import INDEX, ModelFolder, plain_file, read_model
+from builder.weights.stream import FLOATS, Content, Held, Scratch, dtype_name, one_torch_thread
+from registry.artifact import LISTING, Artifact
+from registry.canonical import pretty
+from registry.components import Network, Place
+from registry.digest import digest_bytes
+from registry.errors import InvalidError
+from registry.safetensors import TensorSpec, Writer, WrittenFile, read_header
+from registry.store import link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from registry.canonical import JSON
+    from registry.provenance import Provenance
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "rewrite_model",
+    "shard_tensors",
+    "write_adapter",
+    "write_contents",
+    "write_model",
+    "write_new_model",
+]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_MLP_SHARE = ("mlp", "router", "norm.mlp")
+_UNORDERED = frozenset({"target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shard:
+    name: str
+    contents: tuple[Content, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(content.spec.size_bytes for content in self.contents)
+
+
+def write_model(
+    out: Path, *, source: Path, replaced: Mapping[str, torch.Tensor], provenance: Provenance, threads: int = 0
+) -> tuple[WrittenFile, ...]:
+    """Write a model that differs from ``source`` in some tensors, given in memory.
+
+    Shards without a replaced tensor are linked, the others rewritten in the dtypes of ``source``, rounded once. All
+    other files are linked byte for byte.
+
+    Args:
+        out: Empty folder.
+        source: Folder of an artifact.
+        replaced: Name -> new values, of the same shape; of several names for one memory, those unknown to ``source``
+            (a tied head) are left out.
+        provenance: Goes into the metadata of rewritten shards.
+        threads: How many files at once; 0 for one per core.
+
+    Returns:
+        The files whose digests are known: rewritten ones, and linked ones that the listing of ``source`` names.
+
+    Raises:
+        InvalidError: An unknown name, another shape, NaN or an infinity.
+        OSError: A file cannot be read or written.
+    """
+    model = read_model(source)
+    kept = _without_aliases(replaced, known=model.tensors)
+    contents = {name: Held(spec=_spec_of(model, name, tensor), tensor=tensor) for name, tensor in kept.items()}
+    return rewrite_model(out, model=model, changed=contents, provenance=provenance, threads=threads)
+
+
+def rewrite_model(
+    out: Path, *, model: ModelFolder, changed: Mapping[str, Content], provenance: Provenance, threads: int = 0
+) -> tuple[WrittenFile, ...]:
+    """Write a model that differs from ``model`` in the tensors of ``changed``, which are streamed.
+
+    Args:
+        out: Empty folder.
+        model: The model to start from.
+        changed: Name -> content; name, dtype and shape are those of the tensor that it takes the place of.
+        provenance: Goes into the metadata of rewritten shards.
+        threads: How many files at once; 0 for one per core.
+
+    Returns:
+        The files whose digests are known, as :func:`write_model` does.
+
+    Raises:
+        InvalidError: A name, dtype or shape that ``model`` has not; NaN or an infinity in what is computed.
+        OSError: A file cannot be read or written.
+    """
+    for name, content in changed.items():
+        _check_same(model, name, content.spec)
+    jobs: list[_Shard] = []
+    linked: list[str] = []
+    for file, header in model.shards.items():
+        if changed.keys().isdisjoint(header.tensors):
+            linked.append(file)
+        else:
+            jobs.append(
+                _Shard(name=file, contents=tuple(changed.get(name, model.tensors[name]) for name in header.tensors))
+            )
+    linked += [INDEX] if (model.path / INDEX).exists() else []
+    linked += model.others
+    for name in linked:
+        link(plain_file(model.path, name), out / name)
+    written = _write_shards(out, jobs, provenance.to_metadata(), threads)
+    _prove(model, out, written)
+    return (*written, *_known(model.path, linked))
+
+
+def write_new_model(
+    out: Path,
+    *,
+    tensors: Mapping[str, torch.Tensor],
+    files: Mapping[str, Path],
+    provenance: Provenance,
+    threads: int = 0,
+) -> tuple[WrittenFile, ...]:
+    """Write a new model from tensors in memory, in their own dtypes.
+
+    Args:
+        out: Empty folder.
+        tensors: Name -> values; of several names for one memory the first in the network's order is written.
+        files: Name in the folder -> file to link there: config, tokenizer and the like.
+        provenance: Goes into the metadata of every shard.
+        threads: How many files at once; 0 for one per core.
+
+    Returns:
+        The weights' files and their index.
+
+    Raises:
+        InvalidError: NaN or an infinity, or a dtype that cannot be stored.
+        OSError: A file cannot be read or written.
+    """
+    kept = _without_aliases(tensors, known={})
+    contents = {
+        name: Held(spec=TensorSpec(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape)), tensor=tensor)
+        for name, tensor in kept.items()
+    }
+    for name, path in files.items():
+        link(path, out / name)
+    return write_contents(out, contents=contents, provenance=provenance, threads=threads)
+
+
+def write_contents(
+    out: Path, *, contents: Mapping[str, Content], provenance: Provenance, threads: int = 0
+) -> tuple[WrittenFile, ...]:
+    """Write all weights of a new model, streamed, as component shards with their index.
+
+    Returns:
+        The weights' files and their index.
+
+    Raises:
+        InvalidError: A content cannot be had, or holds NaN or an infinity.
+        OSError: A file cannot be read or written.
+    """
+    groups = shard_tensors(contents)
+    jobs = [
+        _Shard(
+            name=f"model-{number:05d}-of-{len(groups):05d}.safetensors",
+            contents=tuple(contents[name] for name in group),
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+    written = _write_shards(out, jobs, provenance.to_metadata(), threads)
+    weight_map: dict[str, JSON] = {content.spec.name: job.name for job in jobs for content in job.contents}
+    total: JSON = sum(job.size_bytes for job in jobs)
+    index = _write_plain(out, INDEX, pretty({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    return (*written, index)
+
+
+def write_adapter(
+    out: Path, *, tensors: Mapping[str, torch.Tensor], config: Mapping[str, object], provenance: Provenance
+) -> tuple[WrittenFile, ...]:
+    """Write an adapter as PEFT's two files.
+
+    Args:
+        out: Folder without these files.
+        tensors: PEFT's names -> values, written in their own dtypes.
+        config: PEFT's configuration; sets become sorted lists, and what names a place on this machine is left out.
+        provenance: Goes into the metadata.
+
+    Returns:
+        Both files.
+
+    Raises:
+        InvalidError: NaN or an infinity, a dtype that cannot be stored, or a configuration that JSON cannot say.
+        OSError: A file cannot be written.
+    """
+    contents = tuple(
+        Held(spec=TensorSpec(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape)), tensor=tensor)
+        for name, tensor in tensors.items()
+    )
+    job = _Shard(name=ADAPTER_WEIGHTS, contents=contents)
+    written = _write_shards(out, [job], provenance.to_metadata(), threads=1)
+    return (*written, _write_plain(out, ADAPTER_CONFIG, pretty(_canonical_config(config))))
+
+
+def shard_tensors(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Tensor names in groups, one for each shard, in the network's order; names sorted within a group."""
+    ordered = sorted(names)
+    network = Network.from_tensors(ordered)
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for name in ordered:
+        groups.setdefault(_shard_key(network.places.get(name)), []).append(name)
+    return tuple(tuple(groups[key]) for key in sorted(groups))
+
+
+def _shard_key(place: Place | None) -> tuple[int, int, int]:
+    """Where a shard comes among the others: part of the network, layer, part of the layer."""
+    if place is None:
+        return (4, 0, 0)
+    if place.layer is not None:
+        in_mlp = any(place.is_in(component) for component in _MLP_SHARE)
+        return (1, place.layer, int(in_mlp))
+    if place.is_in("embedding"):
+        return (0, 0, 0)
+    return (3, 0, 0) if place.is_in("head") else (2, 0, 0)
+
+
+def _spec_of(model: ModelFolder, name: str, tensor: torch.Tensor) -> TensorSpec:
+    """What a tensor in memory is written as: the dtype of the model's tensor of that name, its own shape."""
+    stored = model.tensors.get(name)
+    own = dtype_name(tensor)
+    dtype = stored.info.dtype if stored is not None and {stored.info.dtype, own} <= FLOATS else own
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(tensor.shape))
+
+
+def _check_same(model: ModelFolder, name: str, spec: TensorSpec) -> None:
+    stored = model.tensors.get(name)
+    if stored is None:
+        raise InvalidError(
+            f"tensor {name!r} is not in the model", where=str(model.path), mend="give tensors by their names on disk"
+        )
+    if stored.spec != spec:
+        raise InvalidError(
+            f"tensor {name!r} is {spec.dtype} {list(spec.shape)}, "
+            f"the model has {stored.info.dtype} {list(stored.info.shape)}",
+            where=str(model.path),
+            mend="give a tensor of the model's shape and kind of number",
+        )
+
+
+def _without_aliases(tensors: Mapping[str, torch.Tensor], *, known: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """Of several names for the same memory only one: the one that is known, or the first in the network's order."""
+    order = [name for group in shard_tensors(tensors) for name in group]
+    chosen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    unaliased: dict[str, torch.Tensor] = {}
+    for name in sorted(order, key=lambda one: (one not in known, order.index(one))):
+        tensor = tensors[name]
+        memory = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        if tensor.numel() == 0 or chosen.setdefault(memory, name) == name:
+            unaliased[name] = tensor
+    return unaliased
+
+
+def _write_shards(
+    out: Path, jobs: Sequence[_Shard], metadata: Mapping[str, str], threads: int
+) -> tuple[WrittenFile, ...]:
+    """Write files side by side, the largest first; each thread has buffers of its own."""
+    count = min(threads or _cores(), max(1, len(jobs)))
+    scratches: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
+    for _ in range(count):
+        scratches.put(Scratch())
+
+    def write(job: _Shard) -> WrittenFile:
+        scratch = scratches.get()
+        try:
+            return _write_shard(out / job.name, job, metadata, scratch)
+        finally:
+            scratches.put(scratch)
+
+    with one_torch_thread(), ThreadPoolExecutor(count) as pool:
+        written = list(pool.map(write, sorted(jobs, key=lambda job: (-job.size_bytes, job.name))))
+    return tuple(sorted(written, key=lambda file: file.path))
+
+
+def _write_shard(path: Path, job: _Shard, metadata: Mapping[str, str], scratch: Scratch) -> WrittenFile:
+    contents = {content.spec.name: content for content in job.contents}
+    with Writer(path, [content.spec for content in job.contents], metadata) as writer:
+        for spec in writer.order:
+            for block in contents[spec.name].blocks(scratch):
+                writer.write(block)
+        return writer.finish()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _write_plain(out: Path, name: str, data: bytes) -> WrittenFile:
+    with (out / name).open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return WrittenFile(path=name, size_bytes=len(data), digest=digest_bytes(data))
+
+
+def _prove(model: ModelFolder, out: Path, written: Iterable[WrittenFile]) -> None:
+    """Read the headers back: each rewritten file has the names, dtypes and shapes that it had before."""
+    for file in written:
+        before, after = model.shards[file.path].tensors, read_header(out / file.path).tensors
+        kinds = {name: (info.dtype, info.shape) for name, info in before.items()}
+        if kinds != {name: (info.dtype, info.shape) for name, info in after.items()}:
+            raise InvalidError(
+                f"{file.path} was written with other tensors than it had",
+                where=str(out),
+                mend="report this: it is a fault of the program, and nothing was kept",
+            )
+
+
+def _known(source: Path, linked: Iterable[str]) -> tuple[WrittenFile, ...]:
+    """What the listing of ``source`` says on linked files; without a listing they are hashed later."""
+    if not (source / LISTING).exists():
+        return ()
+    artifact = Artifact.read(source)
+    listed = {file.path for file in artifact.files}
+    return tuple(artifact.written(name) for name in linked if name in listed)
+
+
+def _canonical_config(config: Mapping[str, object]) -> dict[str, JSON]:
+    """A PEFT configuration without anything random or local in it."""
+    plain = {key: _plain_value(key, value) for key, value in config.items()}
+    return plain | {"base_model_name_or_path": "", "revision": None, "auto_mapping": None, "inference_mode": True}
+
+
+def _plain_value(key: str, value: object) -> JSON:
+    if isinstance(value, Enum):
+        return _plain_value(key, value.value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(name): _plain_value(f"{key}.{name}", one) for name, one in value.items()}
+    if isinstance(value, set | frozenset | list | tuple):
+        items = [_plain_value(key, one) for one in value]
+        return sorted(items, key=str) if key in _UNORDERED or isinstance(value, set | frozenset) else items
+    raise InvalidError(
+        f"{key} is a {type(value).__name__}, which JSON cannot say", where=ADAPTER_CONFIG, mend="leave it out"
+    )
