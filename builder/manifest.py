@@ -1,0 +1,392 @@
+"""The manifest and params.yaml as frozen values, with every key's meaning, bounds and default. Pure: no file access.
+
+A field's default is written here and nowhere else. The dataclasses are also the schema: builder/tables.py reads by
+them, builder/schema/*.json and docs/manifest.md are made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from builder.compound import Either
+from builder.names import (
+    BASE,
+    ArtifactDigest,
+    ArtifactName,
+    BaseKey,
+    Commit,
+    HubName,
+    Label,
+    Name,
+    Release,
+    RepositoryPath,
+    Sha256,
+    VariantName,
+)
+from builder.settings import (
+    DpoTraining,
+    LoraSettings,
+    Metric,
+    NetworkSettings,
+    PretrainTraining,
+    SftTraining,
+    TokenizerSettings,
+    Training,
+)
+from builder.shapes import Number, Reading
+from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
+from registry.canonical import JSON
+from registry.errors import InvalidError
+from registry.record import manifest_file
+from registry.selector import Selector
+
+__all__ = [
+    "BASE",
+    "AdapterSource",
+    "BaseName",
+    "BaseSource",
+    "Check",
+    "DataSet",
+    "DpoStage",
+    "DpoTraining",
+    "EvaluateStage",
+    "FoldStage",
+    "FolderAdapter",
+    "FolderBase",
+    "HubAdapter",
+    "HubBase",
+    "LoraSettings",
+    "Manifest",
+    "Metric",
+    "NetworkSettings",
+    "PinnedRef",
+    "PretrainStage",
+    "PretrainTraining",
+    "Project",
+    "ProjectBase",
+    "SftStage",
+    "SftTraining",
+    "Stage",
+    "StageRef",
+    "TokenizerSettings",
+    "Training",
+    "effective",
+    "parse_manifest",
+    "parse_project",
+    "references",
+]
+
+Kind: TypeAlias = Literal["import", "pretrain", "sft", "dpo", "fold", "evaluate"]
+Start: TypeAlias = Annotated[Name, Key("What to start from: `base`, a stage or an adapter.", name="from", own=True)]
+NewAdapter: TypeAlias = Annotated[
+    LoraSettings | None, Key("Train a new adapter; absent: train what `from` gives, an adapter or a model.")
+]
+Targets: TypeAlias = Annotated[
+    Selector | None, Key("Without an adapter: the weights of the model to train; absent: all of them.", own=True)
+]
+Format: TypeAlias = Literal["messages", "preference", "text"]
+PartialStages: TypeAlias = Mapping[str, Mapping[str, JSON]]
+"""Plain tables of settings, or of stages as they were written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseName:
+    """A base by its name under `bases:` in params.yaml."""
+
+    RULES: ClassVar[Rules] = Rules(shorthand="name", bare=True)
+
+    name: Annotated[Name, Key("Name under `bases:` in params.yaml.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRef:
+    """A stage of another variant, as it is in this tree."""
+
+    variant: Annotated[VariantName, Key("The other variant.")]
+    stage: Annotated[ArtifactName, Key("Its stage.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PinnedRef:
+    """A release of a variant, held fast by its digest."""
+
+    release: Annotated[Release, Key("The variant and its version, such as `support@v1.2.0`.", name="variant")]
+    digest: Annotated[ArtifactDigest, Key("Digest of the released artifact.")]
+
+    @property
+    def variant(self) -> str:
+        """The variant's name."""
+        return self.release.partition("@")[0]
+
+    @property
+    def version(self) -> str:
+        """The version, such as ``v1.2.0``."""
+        return self.release.partition("@")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderBase:
+    """A base model in a folder."""
+
+    path: Annotated[RepositoryPath, Key("Folder of the model, from the root of the repository.")]
+    sha256: Annotated[Sha256, Key("Digest of the folder, as `varietal pin` writes it.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubBase:
+    """A base model on the Hugging Face Hub."""
+
+    hub: Annotated[HubName, Key("Repository on the Hub, `organisation/name`.")]
+    revision: Annotated[Commit, Key("Commit of that repository.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderAdapter:
+    """An adapter made elsewhere, in a folder."""
+
+    path: Annotated[RepositoryPath, Key("Folder of the adapter, from the root of the repository.")]
+    sha256: Annotated[Sha256, Key("Digest of the folder, as `varietal pin` writes it.")]
+    base: Annotated[Name, Key("What it was trained on: a name under `bases:` in params.yaml.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubAdapter:
+    """An adapter made elsewhere, on the Hugging Face Hub."""
+
+    hub: Annotated[HubName, Key("Repository on the Hub, `organisation/name`.")]
+    revision: Annotated[Commit, Key("Commit of that repository.")]
+    base: Annotated[Name, Key("What it was trained on: a name under `bases:` in params.yaml.")]
+
+
+BaseSource: TypeAlias = BaseName | StageRef | PinnedRef
+AdapterSource: TypeAlias = HubAdapter | FolderAdapter | StageRef | PinnedRef
+ProjectBase: TypeAlias = FolderBase | HubBase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """A file of JSON lines."""
+
+    path: Annotated[RepositoryPath, Key("The file, from the root of the repository.")]
+    format: Annotated[Format, Key("What its rows are: `messages`, `preference` (prompt, chosen, rejected) or `text`.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainStage:
+    """Makes a small model and its tokenizer from text."""
+
+    kind: Annotated[Literal["pretrain"], Key("`pretrain`.", required=True, own=True)] = "pretrain"
+    data: Annotated[Name, Key("A data set of texts.", own=True)]
+    network: Annotated[NetworkSettings, Key("The network.")]
+    tokenizer: Annotated[TokenizerSettings, Key("The tokenizer.")] = field(default_factory=TokenizerSettings)
+    train: Annotated[PretrainTraining, Key("How to train.")] = field(default_factory=PretrainTraining)
+
+
+_ADAPTER_OR_TARGETS = Rules(
+    either=(Either(groups=(("adapter",), ("targets",)), mend="move `targets` into `adapter`"),),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftStage:
+    """Supervised fine-tuning on messages or text."""
+
+    RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
+
+    kind: Annotated[Literal["sft"], Key("`sft`.", required=True, own=True)] = "sft"
+    from_: Start
+    data: Annotated[Name, Key("A data set of messages or texts.", own=True)]
+    adapter: NewAdapter = None
+    targets: Targets = None
+    train: Annotated[SftTraining, Key("How to train.")] = field(default_factory=SftTraining)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DpoStage:
+    """Direct preference optimisation; the reference is what `from` gives."""
+
+    RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
+
+    kind: Annotated[Literal["dpo"], Key("`dpo`.", required=True, own=True)] = "dpo"
+    from_: Start
+    data: Annotated[Name, Key("A data set of preferences.", own=True)]
+    adapter: NewAdapter = None
+    targets: Targets = None
+    train: Annotated[DpoTraining, Key("How to train.")] = field(default_factory=DpoTraining)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldStage:
+    """Adds adapters into a model; all of them are summed before the one rounding."""
+
+    kind: Annotated[Literal["fold"], Key("`fold`.", required=True, own=True)] = "fold"
+    from_: Annotated[Name, Key("The model: `base` or a stage.", name="from", own=True)]
+    adapters: Annotated[
+        Mapping[Name, Annotated[float, Number(minimum=-1000, maximum=1000)]],
+        Key("Adapters, each with its weight; 1 adds it as it was trained.", own=True),
+        Filled(),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateStage:
+    """Measures a model or an adapter, and what it is compared with."""
+
+    kind: Annotated[Literal["evaluate"], Key("`evaluate`.", required=True, own=True)] = "evaluate"
+    from_: Annotated[Name, Key("What to measure: `base`, a stage or an adapter.", name="from", own=True)]
+    against: Annotated[Name, Key("What to compare with; `kl`, `top1_agreement` and rewards need it.", own=True)] = ""
+    metrics: Annotated[Mapping[Label, Metric], Key("Measurements by label.", own=True), Filled()]
+    batch: Annotated[int, Key("Rows at once; the figures do not depend on it."), Number(minimum=1, maximum=10**6)] = 8
+    max_length: Annotated[int, Key("Longest sequence, in tokens."), Number(minimum=8, maximum=2**24)] = 1024
+    limit: Annotated[int, Key("Rows to measure; 0 takes all."), Number(minimum=0, maximum=2**53)] = 0
+
+
+Stage: TypeAlias = PretrainStage | SftStage | DpoStage | FoldStage | EvaluateStage
+_ANY_STAGE = Annotated[
+    Stage,
+    Refused((("import", "declare it under `adapters:`, or as the `base:`; its import is a stage of its own"),)),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A bound on a measured metric; the gate judges all of a release's checks."""
+
+    RULES: ClassVar[Rules] = Rules(
+        either=(
+            Either(
+                groups=(("min", "max"), ("max_increase",), ("max_decrease",)),
+                needed=True,
+                mend="write two checks",
+            ),
+        )
+    )
+
+    stage: Annotated[Name, Key("An evaluate stage.")]
+    metric: Annotated[Label, Key("One of its labels.")]
+    min: Annotated[float | None, Key("Lowest value that passes.")] = None
+    max: Annotated[float | None, Key("Highest value that passes.")] = None
+    max_increase: Annotated[float | None, Key("How much it may be above that of `against`, absolute.")] = None
+    max_decrease: Annotated[float | None, Key("How much it may be below that of `against`, absolute.")] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A variant: what it starts from, the stages that make it, and what a release of it must reach."""
+
+    variant: Annotated[str, Key("Name of its folder.", outside=True)]
+    schema: Annotated[Literal[1], Key("Version of this format.")] = 1
+    description: Annotated[str, Key("What the variant is for.")] = ""
+    license: Annotated[str, Key("Licence of the result.")] = ""
+    base: Annotated[BaseSource | None, Key("The model to start from; absent where a pretrain stage makes it.")] = None
+    adapters: Annotated[Mapping[ArtifactName, AdapterSource], Key("Adapters made elsewhere, by name.")] = field(
+        default_factory=dict
+    )
+    data: Annotated[Mapping[Name, DataSet], Key("Data sets, by name.")] = field(default_factory=dict)
+    stages: Annotated[Mapping[ArtifactName, _ANY_STAGE], Key("Stages, by name."), Filled()]
+    release: Annotated[Name, Key("The stage whose artifact a release publishes.")]
+    checks: Annotated[
+        tuple[Check, ...] | None, Key("Bounds that a release must keep; absent: the gate says no; `[]`: none.")
+    ] = None
+    defaults: Annotated[PartialStages, Key("Settings for all stages of a kind, over params.yaml."), Defaults(Stage)] = (
+        field(default_factory=dict)
+    )
+    written: Annotated[PartialStages, Key("The stages' tables as they were written.", outside=True)] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """params.yaml: what every variant of the repository shares."""
+
+    bases: Annotated[Mapping[BaseKey, ProjectBase], Key("Base models, by name.")] = field(default_factory=dict)
+    recipes: Annotated[
+        Mapping[Kind, Annotated[int, Number(minimum=1, maximum=10**6)]],
+        Key("Revision of each kind's meaning; `varietal upgrade` raises it."),
+    ] = field(default_factory=dict)
+    defaults: Annotated[PartialStages, Key("Settings for all stages of a kind."), Defaults(Stage)] = field(
+        default_factory=dict
+    )
+
+
+def parse_manifest(variant: str, value: JSON, reading: Reading | None = None) -> Manifest | None:
+    """A manifest of a plain document.
+
+    Args:
+        variant: Name of its folder.
+        value: The document.
+        reading: Takes the faults; left out, they are raised.
+
+    Returns:
+        The manifest; ``None`` or one with parts missing only where ``reading`` took faults.
+
+    Raises:
+        InvalidError: Faults, where no reading was given to take them.
+    """
+    taker = reading or Reading(file=str(manifest_file(variant)))
+    outside = {"variant": variant, "written": _written_stages(value)}
+    manifest = read(Manifest, value, taker, outside=outside)
+    if reading is None and taker.faults:
+        raise InvalidError.from_faults(taker.faults)
+    return manifest
+
+
+def parse_project(value: JSON, reading: Reading | None = None) -> Project | None:
+    """params.yaml of a plain document; faults as in :func:`parse_manifest`.
+
+    Raises:
+        InvalidError: Faults, where no reading was given to take them.
+    """
+    taker = reading or Reading(file="params.yaml")
+    project = read(Project, value, taker)
+    if reading is None and taker.faults:
+        raise InvalidError.from_faults(taker.faults)
+    return project
+
+
+def effective(project: Project, manifest: Manifest, stage_name: str) -> Stage:
+    """A stage with all defaults filled in: its own keys, over the manifest's, over those of params.yaml.
+
+    A default for ``adapter`` holds only where the stage has an ``adapter`` of its own, and a default for ``epochs``
+    gives way to ``steps`` that were written nearer, and the other way round.
+
+    Raises:
+        KeyError: The manifest has no such stage.
+    """
+    stage = manifest.stages[stage_name]
+    table = type(stage)
+    layers = [layers[stage.kind] for layers in (manifest.defaults, project.defaults) if stage.kind in layers]
+    if not layers:
+        return stage
+    filled = dict(manifest.written[stage_name])
+    for layer in layers:
+        filled = fill(table, filled, layer)
+    reading = Reading(file=str(manifest_file(manifest.variant)))
+    found = read(table, filled, reading, path=("stages", stage_name))
+    if reading.faults or found is None:
+        raise InvalidError.from_faults(reading.faults)
+    return found
+
+
+def references(stage: Stage) -> list[tuple[str, str]]:
+    """What a stage points at, as pairs of a role and a name of the manifest, in the order of its inputs."""
+    match stage:
+        case PretrainStage():
+            return [("data", stage.data)]
+        case SftStage() | DpoStage():
+            return [("from", stage.from_), ("data", stage.data)]
+        case FoldStage():
+            return [("from", stage.from_), *(("adapter", name) for name in stage.adapters)]
+        case EvaluateStage():
+            against = [("against", stage.against)] if stage.against else []
+            return [("from", stage.from_), *against, *(("data", one.data) for one in stage.metrics.values())]
+
+
+def _written_stages(value: JSON) -> dict[str, dict[str, JSON]]:
+    stages = value.get("stages") if isinstance(value, dict) else None
+    if not isinstance(stages, dict):
+        return {}
+    return {name: stage for name, stage in stages.items() if isinstance(stage, dict)}

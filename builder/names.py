@@ -1,0 +1,106 @@
+"""What names, paths, commits and digests look like in a manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from builder.shapes import Text
+from registry.digest import Digest
+
+__all__ = [
+    "BASE",
+    "ArtifactDigest",
+    "ArtifactName",
+    "BaseKey",
+    "Commit",
+    "HubName",
+    "Label",
+    "Name",
+    "Release",
+    "RepositoryPath",
+    "Sha256",
+    "VariantName",
+]
+
+BASE = "base"
+"""What a stage calls the manifest's own base."""
+
+_NAME = "[a-z][a-z0-9-]*"
+_NAME_WORDS = "a name of small letters, digits and hyphens, a letter first"
+_NAME_MEND = "rename it: small letters, digits and hyphens, a letter first"
+_LABEL = "[a-z][a-z0-9_-]*"
+_VERSION = r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?"
+# One segment of a path: not `.`, `..` nor a folder of git, DVC or Varietal, and nothing that DVC would expand.
+_SEGMENT = r"(?!\.{1,2}(?:/|$))(?!\.(?:git|dvc|varietal)(?:/|$))[^/\\$\x00-\x1f\x7f]+"
+
+Name: TypeAlias = Annotated[str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64)]
+VariantName: TypeAlias = Annotated[
+    str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("bases",))
+]
+ArtifactName: TypeAlias = Annotated[
+    str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=(BASE, "records"))
+]
+BaseKey: TypeAlias = Annotated[
+    str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("records",))
+]
+Label: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=_LABEL,
+        expected="a label of small letters, digits, hyphens and underscores, a letter first",
+        mend="rename it: small letters, digits, hyphens and underscores, a letter first",
+        max_length=64,
+    ),
+]
+RepositoryPath: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=f"{_SEGMENT}(?:/{_SEGMENT})*",
+        expected="a path within the repository, from its root, such as data/rows.jsonl",
+        mend="copy or link nothing from outside: put the file into the repository and write its path from the root",
+        max_length=1024,
+    ),
+]
+HubName: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
+        expected="organisation/name",
+        max_length=200,
+    ),
+]
+Commit: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern="[0-9a-f]{40}",
+        expected="a commit of 40 hexadecimal digits",
+        mend="a branch or a tag can move: run `varietal pin`, or write the commit that it points at",
+    ),
+]
+Sha256: TypeAlias = Annotated[
+    Digest,
+    Text(
+        pattern="[0-9a-f]{64}",
+        expected="a SHA-256 of 64 lower-case hexadecimal digits",
+        mend="run `varietal pin`, which writes the folder's digest",
+        make=Digest,
+    ),
+]
+ArtifactDigest: TypeAlias = Annotated[
+    Digest,
+    Text(
+        pattern="sha256:[0-9a-f]{64}",
+        expected="sha256: and 64 lower-case hexadecimal digits",
+        mend="copy the artifact digest that `varietal show` prints for the release",
+        make=Digest.parse,
+    ),
+]
+Release: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=f"{_NAME}@{_VERSION}",
+        expected="a release such as support@v1.2.0",
+        mend="write the variant, @ and the version; or name a stage of it with `stage`",
+        max_length=128,
+    ),
+]
