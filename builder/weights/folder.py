@@ -34,18 +34,15 @@ class ModelFolder:
         path: The folder.
         shards: Name of each weights file -> its header.
         tensors: Name -> the tensor where it lies, sorted by name.
+        network: The tensors' places.
         others: Names of all other files, ``artifact.json`` and the weights' index left out; sorted.
     """
 
     path: Path
     shards: Mapping[str, Header]
     tensors: Mapping[str, Stored]
+    network: Network
     others: tuple[str, ...]
-
-    @property
-    def network(self) -> Network:
-        """The tensors' places."""
-        return Network.from_tensors({name: stored.info.shape for name, stored in self.tensors.items()})
 
     def config(self) -> Mapping[str, JSON]:
         """The value of ``config.json``.
@@ -87,7 +84,9 @@ def read_model(folder: Path) -> ModelFolder:
     if INDEX in present:
         _check_index(folder, tensors)
     others = tuple(name for name in present if name not in shards and name != INDEX)
-    return ModelFolder(path=folder, shards=shards, tensors=dict(sorted(tensors.items())), others=others)
+    tensors = dict(sorted(tensors.items()))
+    network = Network.from_tensors({name: stored.info.shape for name, stored in tensors.items()})
+    return ModelFolder(path=folder, shards=shards, tensors=tensors, network=network, others=others)
 
 
 def _weight_files(folder: Path, present: Sequence[str]) -> list[str]:
