@@ -1,0 +1,1 @@
+"""Stage functions, one file per family of kinds. Need torch."""

@@ -1,0 +1,214 @@
+"""``pretrain``: a small causal model and its tokenizer, made from texts alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from builder.rows import read_rows
+from builder.stage import Outcome
+from builder.stages.tokens import join_texts
+from builder.stages.train import DEPENDS_ON, figures, make_job, remarks, start
+from registry.components import Network, spell_layers
+from registry.errors import InvalidError
+from registry.provenance import Provenance
+from registry.record import ComponentChange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from builder.engines.trl import Job, Trained
+    from builder.manifest import PretrainStage
+    from builder.settings import NetworkSettings
+    from builder.stage import Context
+
+__all__ = ["CHAT_TEMPLATE", "pretrain"]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Each turn after a token of its role; what the assistant says ends with the end token, and is marked as its own."""
+
+_END, _PAD = "<|end|>", "<|pad|>"
+_SPECIAL = (_END, _PAD, "<|system|>", "<|user|>", "<|assistant|>")
+_BYTES = 256
+_MULTIPLE = 64
+
+
+def pretrain(context: Context[PretrainStage]) -> Outcome:
+    """Train a tokenizer, then a network from random weights, on texts laid end to end.
+
+    Raises:
+        InvalidError: The texts are too few, or the sizes do not fit each other.
+        MachineError: The loss is no number, or the device or its memory does not do.
+    """
+    stage, data = context.settings, context.one("data")
+    _check(stage)
+    device = start(context)
+    from builder.engines.quiet import quiet  # noqa: PLC0415 - the libraries read what start() has set
+    from builder.engines.trl import train_sft  # noqa: PLC0415
+
+    with quiet():
+        texts = [row["text"] for row in read_rows(data.path, "text")]
+        tokenizer = _train_tokenizer(texts, stage.tokenizer.vocabulary, where=data.source)
+        encoded = join_texts(tokenizer, texts, max_length=stage.train.max_length, where=data.source)
+        model = _new_network(stage.network, tokenizer, stage.train.seed).to(device.kind)
+        _save_files(context.out, model, tokenizer, stage.network.dtype)
+        rows, row_tokens = len(encoded.examples), stage.train.max_length
+        job = make_job(context, device, stage.train, rows=rows, row_tokens=row_tokens, model=model)
+        trained = train_sft(job, model, tokenizer, encoded.examples)
+        return _finish(context, trained, job)
+
+
+def _check(stage: PretrainStage) -> None:
+    """The sizes must fit each other; their own bounds are the manifest's business."""
+    network, where = stage.network, "network"
+    kv_heads = network.kv_heads or network.heads
+    if network.hidden_size % (2 * network.heads):
+        raise InvalidError(
+            f"hidden_size {network.hidden_size} is not a multiple of twice the {network.heads} heads",
+            where=where,
+            mend="make every head an even number of units wide",
+        )
+    if network.heads % kv_heads or (network.architecture == "gpt2" and kv_heads != network.heads):
+        raise InvalidError(
+            f"{kv_heads} kv_heads do not go with {network.heads} heads in {network.architecture}",
+            where=where,
+            mend="make kv_heads a divisor of heads; gpt2 has as many as heads: write 0",
+        )
+    if stage.train.max_length > network.context:
+        raise InvalidError(
+            f"train.max_length {stage.train.max_length} is more than the network can read, {network.context}",
+            where=where,
+            mend="raise network.context, or lower train.max_length",
+        )
+    if stage.tokenizer.vocabulary < _BYTES + len(_SPECIAL):
+        raise InvalidError(
+            f"a vocabulary of {stage.tokenizer.vocabulary} has no room for {_BYTES} bytes "
+            f"and {len(_SPECIAL)} special tokens",
+            where="tokenizer.vocabulary",
+            mend=f"write {_BYTES + len(_SPECIAL)} or more",
+        )
+
+
+def _train_tokenizer(texts: Sequence[str], vocabulary: int, *, where: str) -> Any:  # noqa: ANN401 - no types to be had
+    """Byte-level BPE: every byte is a token, so every text can be said."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415 - after start()
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(_SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    if bare.get_vocab_size() < vocabulary:
+        raise InvalidError(
+            f"the texts give only {bare.get_vocab_size()} tokens, {vocabulary} are asked for",
+            where=where,
+            mend=f"write `tokenizer: {{vocabulary: {bare.get_vocab_size()}}}`, or give more text",
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token=_END, pad_token=_PAD)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _new_network(network: NetworkSettings, tokenizer: Any, seed: int) -> Any:  # noqa: ANN401
+    """A network with random weights, float32, drawn from the seed."""
+    import torch  # noqa: PLC0415 - after start()
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(_configuration(network, tokenizer), dtype=torch.float32)
+
+
+def _configuration(network: NetworkSettings, tokenizer: Any) -> Any:  # noqa: ANN401 - transformers has no types
+    shared = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": network.tie_embeddings,
+    }
+    if network.architecture == "gpt2":
+        from transformers import GPT2Config  # noqa: PLC0415
+
+        return GPT2Config(
+            **shared,
+            n_embd=network.hidden_size,
+            n_layer=network.layers,
+            n_head=network.heads,
+            n_inner=network.intermediate_size or 4 * network.hidden_size,
+            n_positions=network.context,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+        )
+    from transformers import LlamaConfig  # noqa: PLC0415
+
+    return LlamaConfig(
+        **shared,
+        hidden_size=network.hidden_size,
+        intermediate_size=network.intermediate_size or _MULTIPLE * math.ceil(8 * network.hidden_size / (3 * _MULTIPLE)),
+        num_hidden_layers=network.layers,
+        num_attention_heads=network.heads,
+        num_key_value_heads=network.kv_heads or network.heads,
+        max_position_embeddings=network.context,
+        rms_norm_eps=1e-6,
+    )
+
+
+def _save_files(out: Path, model: Any, tokenizer: Any, dtype: str) -> None:  # noqa: ANN401 - transformers has no types
+    """Configuration and tokenizer, before the trainer touches either."""
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = dtype
+    model.config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _finish(context: Context[PretrainStage], trained: Trained, job: Job) -> Outcome:
+    """Write the weights beside the files and say what was done."""
+    import torch  # noqa: PLC0415 - after start()
+
+    from builder.weights.layout import write_new_model  # noqa: PLC0415 - needs torch
+
+    dtype = getattr(torch, context.settings.network.dtype)
+    tensors = {name: parameter.detach().cpu().to(dtype) for name, parameter in trained.model.named_parameters()}
+    network = Network.from_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    counts = network.count(tensors)
+    provenance = Provenance(
+        kind="pretrain",
+        method=context.settings.network.architecture,
+        components=tuple(sorted({place.component for place in network.places.values()})),
+        layers=spell_layers(range(network.layers)),
+        data=tuple(one.digest for one in context.all("data")),
+    )
+    return Outcome(
+        type="model",
+        written=write_new_model(context.out, tensors=tensors, files={}, provenance=provenance),
+        components=tuple(
+            ComponentChange(
+                component=count.component, change="added", layers=count.layers, tensors=count.tensors, by="pretrain"
+            )
+            for count in counts
+        ),
+        metrics=figures(trained),
+        depends_on=DEPENDS_ON,
+        device=job.device.name,
+        micro_batch=job.split.micro_batch,
+        notes=remarks(trained, job),
+    )

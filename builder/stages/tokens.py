@@ -1,0 +1,355 @@
+"""Rows of data as token ids with labels: chat templates rendered, assistant turns marked, long rows cut, rows packed.
+
+One rendering for every stage: what is trained on is what is measured. No torch; a tokenizer is given.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import InvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "EncodedPairs",
+    "Example",
+    "Pair",
+    "encode_messages",
+    "encode_pairs",
+    "encode_texts",
+    "join_texts",
+    "pack",
+    "require_template",
+]
+
+IGNORED = -100
+"""Label of a token that no loss is taken on, as torch's cross entropy has it."""
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One sequence to train on.
+
+    Attributes:
+        input_ids: Token ids.
+        labels: The same ids, ``IGNORED`` where no loss is taken; a token is predicted from those before it.
+        lengths: Lengths of the rows that were packed into it; one length where nothing was packed.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One preference.
+
+    Attributes:
+        text: ``prompt``, ``chosen`` and ``rejected``: each a text, or each a list of messages.
+        prompt: Token ids before the first token in which the answers may differ.
+        chosen: Token ids of the better answer, its end token with it.
+        rejected: Token ids of the worse one.
+    """
+
+    text: Mapping[str, str | list[dict[str, str]]]
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    def longest(self, max_length: int) -> int:
+        """Tokens of the longer sequence, cut at ``max_length``."""
+        return min(len(self.prompt) + max(len(self.chosen), len(self.rejected)), max_length)
+
+    def tokens(self, max_length: int) -> int:
+        """Tokens of both sequences, cut at ``max_length``."""
+        return sum(min(len(self.prompt) + len(answer), max_length) for answer in (self.chosen, self.rejected))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedPairs:
+    """Preferences as token ids.
+
+    Attributes:
+        pairs: Those with some of both answers within the length.
+        truncated: Pairs of which an answer lost its end.
+        silent: Pairs left out, since the prompt alone fills the length.
+    """
+
+    pairs: tuple[Pair, ...]
+    truncated: int
+    silent: int
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the record should know."""
+        return _notes(self.truncated, self.silent, "the prompt alone fills max_length")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """A data set as sequences.
+
+    Attributes:
+        examples: Sequences with at least one label.
+        truncated: Rows that were longer than allowed and lost their end.
+        silent: Rows left out, since no label was left in them.
+    """
+
+    examples: tuple[Example, ...]
+    truncated: int
+    silent: int
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the record should know."""
+        return _notes(self.truncated, self.silent, "no token to learn from within max_length")
+
+
+def require_template(tokenizer: Any, *, where: str, marks: bool = False) -> None:  # noqa: ANN401 - no types to be had
+    """Check that conversations can be rendered.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        where: Which model it belongs to, for the message.
+        marks: Whether assistant turns must be told from the others.
+
+    Raises:
+        InvalidError: There is no chat template, or it does not mark what the assistant says.
+    """
+    if tokenizer.chat_template is None:
+        raise InvalidError(
+            "the tokenizer has no chat template, so conversations cannot be rendered",
+            where=where,
+            mend="use a base with a chat template, or data of format text",
+        )
+    if marks and not _GENERATION.search(tokenizer.get_chat_template()):
+        raise InvalidError(
+            "the chat template has no {% generation %} marks, so the assistant's tokens cannot be told from the others",
+            where=where,
+            mend="write `train: {loss_on: all}`, or put the marks around the assistant's text in the base's template",
+        )
+
+
+def encode_messages(
+    tokenizer: Any,  # noqa: ANN401 - no types to be had
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    assistant_only: bool,
+    max_length: int,
+    where: str,
+) -> Encoded:
+    """Render and tokenize conversations.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        conversations: Messages with ``role`` and ``content``.
+        assistant_only: Take the loss on what the assistant says only.
+        max_length: Tokens of a sequence; the end of a longer one is cut off.
+        where: Which data set it is, for the message.
+
+    Raises:
+        InvalidError: The template does not do, or no row has a token to learn from.
+    """
+    require_template(tokenizer, where=where, marks=assistant_only)
+    rendered = tokenizer.apply_chat_template(
+        [[_message(message) for message in messages] for messages in conversations],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=assistant_only,
+    )
+    masks = rendered["assistant_masks"] if assistant_only else [[1] * len(ids) for ids in rendered["input_ids"]]
+    return _encoded(zip(rendered["input_ids"], masks, strict=True), max_length=max_length, where=where)
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: str) -> Encoded:  # noqa: ANN401
+    """Tokenize plain texts, each ended by the end token; the loss is taken on all of it.
+
+    Raises:
+        InvalidError: No row has a token to learn from.
+    """
+    rows = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, texts)]
+    return _encoded(((ids, [1] * len(ids)) for ids in rows), max_length=max_length, where=where)
+
+
+def encode_pairs(
+    tokenizer: Any,  # noqa: ANN401 - no types to be had
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    max_length: int,
+    where: str,
+) -> EncodedPairs:
+    """Render and tokenize preferences.
+
+    Texts are taken as they are, with the end token after the answers; messages go through the chat template.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        rows: Rows with ``prompt``, ``chosen`` and ``rejected``.
+        max_length: Tokens of prompt and answer; the end of a longer answer is cut off.
+        where: Which data set it is, for the message.
+
+    Raises:
+        InvalidError: A row mixes texts and messages, there is no chat template, or no pair is left.
+    """
+    texts = [_pair_text(row, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
+    if any(isinstance(text["prompt"], list) for text in texts):
+        require_template(tokenizer, where=where)
+    pairs: list[Pair] = []
+    truncated = silent = 0
+    for text in texts:
+        pair = _encode_pair(tokenizer, text)
+        if len(pair.prompt) < max_length:
+            pairs.append(pair)
+            truncated += len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > max_length
+        else:
+            silent += 1
+    if not pairs:
+        raise InvalidError(
+            f"all {silent} prompts fill {max_length} tokens by themselves, so no answer is left to learn from",
+            where=where,
+            mend="raise train.max_length",
+        )
+    return EncodedPairs(pairs=tuple(pairs), truncated=truncated, silent=silent)
+
+
+def join_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: str) -> Encoded:  # noqa: ANN401
+    """Lay texts end to end, an end token after each, and cut the whole into sequences of one length.
+
+    The last, shorter piece is left out.
+
+    Raises:
+        InvalidError: All texts together are shorter than one sequence.
+    """
+    stream = [token for ids in _plain(tokenizer, texts) for token in (*ids, tokenizer.eos_token_id)]
+    pieces = [tuple(stream[start : start + max_length]) for start in range(0, len(stream), max_length)]
+    whole = [piece for piece in pieces if len(piece) == max_length]
+    if not whole:
+        raise InvalidError(
+            f"all texts together are {len(stream)} tokens, one sequence takes {max_length}",
+            where=where,
+            mend="lower train.max_length, or give more text",
+        )
+    examples = tuple(Example(input_ids=piece, labels=piece, lengths=(len(piece),)) for piece in whole)
+    return Encoded(examples=examples, truncated=0, silent=0)
+
+
+def pack(encoded: Encoded, *, max_length: int) -> Encoded:
+    """Put several rows into one sequence, best fit first, longest rows first.
+
+    Rows keep their order within a sequence; which rows lie together depends on the lengths only.
+    """
+    free: list[tuple[int, int]] = []  # room left, number of the bin
+    bins: list[list[Example]] = []
+    for example in sorted(encoded.examples, key=lambda one: -len(one.input_ids)):
+        size = len(example.input_ids)
+        at = bisect_left(free, (size, -1))
+        if at < len(free):
+            room, number = free.pop(at)
+        else:
+            room, number = max_length, len(bins)
+            bins.append([])
+        bins[number].append(example)
+        insort(free, (room - size, number))
+    return Encoded(examples=tuple(map(_joined, bins)), truncated=encoded.truncated, silent=encoded.silent)
+
+
+def _notes(truncated: int, silent: int, reason: str) -> tuple[str, ...]:
+    notes = []
+    if truncated:
+        notes.append(f"{truncated} rows were longer than max_length and lost their end")
+    if silent:
+        notes.append(f"{silent} rows were left out: {reason}")
+    return tuple(notes)
+
+
+def _pair_text(row: Mapping[str, Any], where: str) -> dict[str, str | list[dict[str, str]]]:
+    """The three parts, other keys left out."""
+    parts = {name: row[name] for name in ("prompt", "chosen", "rejected")}
+    if all(isinstance(part, str) for part in parts.values()):
+        return parts
+    if any(isinstance(part, str) for part in parts.values()):
+        raise InvalidError(
+            "texts and messages are mixed in one preference",
+            where=where,
+            mend="make prompt, chosen and rejected all texts, or all lists of messages",
+        )
+    return {name: [_message(message) for message in part] for name, part in parts.items()}
+
+
+def _encode_pair(tokenizer: Any, text: Mapping[str, str | list[dict[str, str]]]) -> Pair:  # noqa: ANN401
+    """As the trainer tokenizes it: answers begin at the first token where either sequence leaves the prompt."""
+    prompt = _render(tokenizer, text["prompt"], answers=True)
+    chosen, rejected = (_render(tokenizer, text["prompt"], text[name]) for name in ("chosen", "rejected"))
+    start = min(_common(prompt, chosen), _common(prompt, rejected))
+    return Pair(text=text, prompt=tuple(chosen[:start]), chosen=tuple(chosen[start:]), rejected=tuple(rejected[start:]))
+
+
+def _render(tokenizer: Any, *parts: str | list[dict[str, str]], answers: bool = False) -> Sequence[int]:  # noqa: ANN401
+    """Token ids of the parts one after another; a prompt is followed by what opens an answer."""
+    ids: Sequence[int]
+    if isinstance(parts[0], list):
+        messages = [message for part in parts for message in part]
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=answers)[
+            "input_ids"
+        ]
+        return ids
+    text = "".join(str(part) for part in parts)
+    end = "" if answers or text.endswith(tokenizer.eos_token) else tokenizer.eos_token
+    ids = tokenizer(text + end)["input_ids"]
+    return ids
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the prefix that both have."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
+
+
+def _message(message: Mapping[str, str]) -> dict[str, str]:
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _joined(examples: Sequence[Example]) -> Example:
+    return Example(
+        input_ids=_chain(examples, lambda one: one.input_ids),
+        labels=_chain(examples, lambda one: one.labels),
+        lengths=_chain(examples, lambda one: one.lengths),
+    )
+
+
+def _chain(examples: Sequence[Example], part: Callable[[Example], tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(value for example in examples for value in part(example))
+
+
+def _plain(tokenizer: Any, texts: Sequence[str]) -> Sequence[Sequence[int]]:  # noqa: ANN401 - no types to be had
+    ids: Sequence[Sequence[int]] = tokenizer(list(texts))["input_ids"]
+    return ids
+
+
+def _encoded(rows: Iterable[tuple[Sequence[int], Sequence[int]]], *, max_length: int, where: str) -> Encoded:
+    examples: list[Example] = []
+    truncated = silent = 0
+    for ids, mask in rows:
+        truncated += len(ids) > max_length
+        kept = tuple(ids[:max_length])
+        labels = tuple(token if chosen else IGNORED for token, chosen in zip(kept, mask, strict=False))
+        # The first token has nothing before it to be predicted from.
+        if any(label != IGNORED for label in labels[1:]):
+            examples.append(Example(input_ids=kept, labels=labels, lengths=(len(kept),)))
+        else:
+            silent += 1
+    if not examples:
+        raise InvalidError(
+            f"none of the {silent} rows has a token to learn from within {max_length} tokens",
+            where=where,
+            mend="raise train.max_length, or look at what the chat template marks as the assistant's",
+        )
+    return Encoded(examples=tuple(examples), truncated=truncated, silent=silent)
