@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from registry.safetensors import Header
 
-__all__ = ["CONFIG", "INDEX", "ModelFolder", "plain_file", "read_model"]
+__all__ = ["CONFIG", "INDEX", "ModelFolder", "plain_file", "read_model", "weight_files"]
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -69,7 +69,7 @@ def read_model(folder: Path) -> ModelFolder:
             or something is a symlink.
     """
     present = sorted(entry.name for entry in folder.iterdir() if entry.name != LISTING)
-    names = _weight_files(folder, present)
+    names = weight_files(folder, present)
     shards = {name: read_header(plain_file(folder, name)) for name in names}
     tensors: dict[str, Stored] = {}
     for name, header in shards.items():
@@ -89,8 +89,17 @@ def read_model(folder: Path) -> ModelFolder:
     return ModelFolder(path=folder, shards=shards, tensors=tensors, network=network, others=others)
 
 
-def _weight_files(folder: Path, present: Sequence[str]) -> list[str]:
-    """Names of the weights' files: those of the index, or the one file."""
+def weight_files(folder: Path, present: Sequence[str]) -> list[str]:
+    """Names of the weights' files: those of the index, or the one file.
+
+    Args:
+        folder: Folder of the model; of its files only the index is read.
+        present: Names of the files that are there, or will be.
+
+    Raises:
+        NotFoundError: There are no weights in safetensors format.
+        InvalidError: The index is not sound, or points outside of the folder.
+    """
     if INDEX in present:
         return sorted(set(_weight_map(folder).values()))
     if _SINGLE in present:

@@ -39,6 +39,7 @@ __all__ = [
     "rewrite_model",
     "shard_tensors",
     "write_adapter",
+    "write_adapter_contents",
     "write_contents",
     "write_model",
     "write_new_model",
@@ -154,10 +155,7 @@ def write_new_model(
         OSError: A file cannot be read or written.
     """
     kept = _without_aliases(tensors, known={})
-    contents = {
-        name: Held(spec=TensorSpec(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape)), tensor=tensor)
-        for name, tensor in kept.items()
-    }
+    contents = {name: _held(name, tensor) for name, tensor in kept.items()}
     for name, path in files.items():
         link(path, out / name)
     return write_contents(out, contents=contents, provenance=provenance, threads=threads)
@@ -208,11 +206,15 @@ def write_adapter(
         InvalidError: NaN or an infinity, a dtype that cannot be stored, or a configuration that JSON cannot say.
         OSError: A file cannot be written.
     """
-    contents = tuple(
-        Held(spec=TensorSpec(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape)), tensor=tensor)
-        for name, tensor in tensors.items()
-    )
-    job = _Shard(name=ADAPTER_WEIGHTS, contents=contents)
+    contents = [_held(name, tensor) for name, tensor in tensors.items()]
+    return write_adapter_contents(out, contents=contents, config=config, provenance=provenance)
+
+
+def write_adapter_contents(
+    out: Path, *, contents: Sequence[Content], config: Mapping[str, object], provenance: Provenance
+) -> tuple[WrittenFile, ...]:
+    """Write an adapter whose tensors are streamed, as :func:`write_adapter` does."""
+    job = _Shard(name=ADAPTER_WEIGHTS, contents=tuple(contents))
     written = _write_shards(out, [job], provenance.to_metadata(), threads=1)
     return (*written, _write_plain(out, ADAPTER_CONFIG, pretty(_canonical_config(config))))
 
@@ -225,6 +227,11 @@ def shard_tensors(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     for name in ordered:
         groups.setdefault(_shard_key(network.places.get(name)), []).append(name)
     return tuple(tuple(groups[key]) for key in sorted(groups))
+
+
+def _held(name: str, tensor: torch.Tensor) -> Held:
+    """A tensor in its own dtype."""
+    return Held(spec=TensorSpec(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape)), tensor=tensor)
 
 
 def _shard_key(place: Place | None) -> tuple[int, int, int]:

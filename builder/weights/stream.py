@@ -31,6 +31,7 @@ __all__ = [
     "BLOCK_BYTES",
     "FLOATS",
     "TORCH_DTYPES",
+    "Checked",
     "Content",
     "Held",
     "LoadedTerm",
@@ -62,6 +63,7 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 }
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})  # what sums may read and write
 
+_ALIGNMENT_BYTES = 8  # of the largest element
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _LOST_BITS = (1 << 29) - 1  # of a float64's 52 mantissa bits, those that float32 has no room for
 _BF16_MIN_NORMAL = 2.0**-126
@@ -167,8 +169,9 @@ class Stored:
     def blocks(self, scratch: Scratch) -> Iterator[memoryview]:
         """The bytes as they lie in the file."""
         with self.path.open("rb", buffering=0) as stream:
-            for start in range(0, self.info.size_bytes, scratch.block_bytes):
-                block = scratch.bytes("stored", min(scratch.block_bytes, self.info.size_bytes - start))
+            step = max(1, scratch.block_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES  # no element lies in two blocks
+            for start in range(0, self.info.size_bytes, step):
+                block = scratch.bytes("stored", min(step, self.info.size_bytes - start))
                 self.read(stream.fileno(), start, block)
                 yield block
 
@@ -204,6 +207,31 @@ class Stored:
         if not data:
             return torch.empty(self.info.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).view(self.info.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """A stored tensor, given as it is but refused where it holds NaN or an infinity."""
+
+    stored: Stored
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Name, dtype and shape of the tensor."""
+        return self.stored.spec
+
+    def blocks(self, scratch: Scratch) -> Iterator[memoryview]:
+        """The bytes as they lie in the file.
+
+        Raises:
+            InvalidError: The tensor holds NaN or an infinity, or the file ends too early.
+            OSError: The file cannot be read.
+        """
+        dtype = self.spec.dtype
+        for block in self.stored.blocks(scratch):
+            if dtype in FLOATS and not is_finite(torch.frombuffer(block, dtype=TORCH_DTYPES[dtype]), scratch):
+                raise _not_finite(self.spec, where=str(self.stored.path), fits=False)
+            yield block
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
