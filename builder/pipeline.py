@@ -1,0 +1,120 @@
+"""The graph -> the text of each variant's ``dvc.yaml``, byte-stable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.graph import Address, DataFile
+from registry.errors import InvalidError
+from registry.record import BASES, artifact_folder, artifact_record, git_record, lock_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import PurePosixPath
+
+    from builder.graph import Edge, Node
+    from registry.canonical import JSON
+
+__all__ = ["BASES_PIPELINE", "RECORDS", "ROOT_PIPELINE", "compile_variant", "pipeline_file", "pipelines"]
+
+RECORDS = "records"
+"""The last stage of every pipeline: it copies the records into git."""
+
+ROOT_PIPELINE = """\
+# Without stages here, a plain `dvc repro` at the root builds every pipeline in the tree.
+stages: {}
+"""
+
+BASES_PIPELINE = """\
+# One import for each entry of `bases:` in params.yaml.
+vars:
+- ../params.yaml:bases
+stages:
+  base:
+    foreach: ${bases}
+    do:
+      wdir: ..
+      cmd: varietal run bases ${key}
+      params:
+      - "bases.${key}"
+      - recipes.import
+      outs:
+      - "bases/${key}"
+      - "bases/${key}.json"
+  records:
+    foreach: ${bases}
+    do:
+      wdir: ..
+      cmd: varietal run bases records ${key}
+      deps:
+      - "bases/${key}.json"
+"""
+
+_HEAD = "# Made by `varietal compile` from model.yaml; edit that.\n"
+
+
+def pipeline_file(variant: str) -> PurePosixPath:
+    """Path of a variant's ``dvc.yaml``."""
+    return lock_file(variant).with_name("dvc.yaml")
+
+
+def pipelines(graph: Mapping[Address, Node]) -> dict[str, str]:
+    """Every pipeline file of a repository, by path."""
+    variants = sorted({address.variant for address in graph} - {BASES})
+    texts = {str(pipeline_file(name)): compile_variant(name, graph) for name in variants}
+    return {"dvc.yaml": ROOT_PIPELINE, str(pipeline_file(BASES)): BASES_PIPELINE} | texts
+
+
+def compile_variant(variant: str, graph: Mapping[Address, Node]) -> str:
+    """The text of one variant's ``dvc.yaml``.
+
+    Raises:
+        InvalidError: A path holds ``${``, which DVC would take for a variable.
+    """
+    nodes = [node for node in graph.values() if node.address.variant == variant]
+    stages: dict[str, JSON] = {node.address.stage: _stage(node) for node in nodes}
+    stages[RECORDS] = {
+        "wdir": "../..",
+        "cmd": f"varietal run {variant} {RECORDS}",
+        "deps": [str(artifact_record(variant, node.address.stage)) for node in nodes],
+    }
+    metrics: JSON = [f"{RECORDS}/{git_record(variant, node.address.stage).name}" for node in nodes]
+    return _HEAD + _dump({"stages": stages, "metrics": metrics}, variant)
+
+
+def _stage(node: Node) -> dict[str, JSON]:
+    address = node.address
+    stage: dict[str, JSON] = {"wdir": "../..", "cmd": f"varietal run {address.variant} {address.stage}"}
+    if deps := _unique(_dependency(edge) for edge in node.edges):
+        stage["deps"] = [*deps]
+    files = _unique(file for file, _ in node.params)
+    stage["params"] = [{file: [key for other, key in node.params if other == file]} for file in files]
+    stage["outs"] = [
+        str(artifact_folder(address.variant, address.stage)),
+        str(artifact_record(address.variant, address.stage)),
+    ]
+    return stage
+
+
+def _dependency(edge: Edge) -> str:
+    """A data file, or an artifact's folder; never its record, whose times differ from build to build."""
+    if isinstance(edge.source, DataFile):
+        return edge.source.path
+    return str(artifact_folder(edge.source.variant, edge.source.stage))
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _dump(document: Mapping[str, JSON], variant: str) -> str:
+    import yaml  # noqa: PLC0415 - not needed where only addresses are
+
+    text: str = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=False, width=1 << 20)
+    if "${" in text:
+        raise InvalidError(
+            "a path holds '${', which DVC takes for a variable",
+            where=str(pipeline_file(variant)),
+            mend="rename the file",
+        )
+    return text

@@ -1,0 +1,68 @@
+"""The last stage of a pipeline: copies the records that DVC keeps into git, byte for byte."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.work import write_file
+from registry.errors import InvalidError, NotFoundError
+from registry.record import Record, artifact_record, git_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["copy_records"]
+
+
+def copy_records(root: Path, variant: str, stages: Sequence[str], *, prune: bool) -> tuple[str, ...]:
+    """Copy the records of ``stages`` to the folder that git tracks.
+
+    Args:
+        root: Root of the repository.
+        variant: Whose records.
+        stages: Which ones.
+        prune: Remove the copies of stages that are not among ``stages``.
+
+    Returns:
+        The paths written or removed, from the root.
+
+    Raises:
+        NotFoundError: A record is not there; nothing was copied.
+        InvalidError: A record is broken or is another stage's; nothing was copied.
+    """
+    contents = {stage: _read(root, variant, stage) for stage in stages}
+    touched: list[str] = []
+    for stage, data in contents.items():
+        path = root / git_record(variant, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != data:
+            write_file(path, data)
+            touched.append(str(path.relative_to(root)))
+    if prune:
+        touched += _prune(root, variant, set(stages))
+    return tuple(touched)
+
+
+def _read(root: Path, variant: str, stage: str) -> bytes:
+    path = artifact_record(variant, stage)
+    try:
+        data = (root / path).read_bytes()
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            "the record is not there", where=str(path), mend="build the stage first: `dvc repro`"
+        ) from error
+    record = Record.from_bytes(data, where=str(path))
+    if (record.variant, record.stage) != (variant, stage):
+        raise InvalidError(
+            f"this is the record of {record.ref}", where=str(path), mend="remove the file and run `dvc repro`"
+        )
+    return data
+
+
+def _prune(root: Path, variant: str, stages: set[str]) -> list[str]:
+    folder = (root / git_record(variant, "any")).parent
+    gone = [path for path in sorted(folder.glob("*.json")) if path.stem not in stages]
+    for path in gone:
+        path.unlink()
+    return [str(path.relative_to(root)) for path in gone]

@@ -1,0 +1,267 @@
+"""One stage from verified inputs to a shown artifact: what DVC calls as ``varietal run VARIANT STAGE``.
+
+1. The manifests are read; the stage's pipeline file and recipe must be those of the manifests and of this tool.
+2. Every input is hashed against its listing.
+3. The action is made. If an artifact of this very action exists and its bytes can be had, they are linked.
+4. Otherwise the stage function runs in the work folder of the action, which a kill leaves in place.
+5. The artifact is described and recorded in the work folder, then shown by rename, its record last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import resource
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from registry.lineage import ancestors_of_model
+
+from builder.graph import Address, DataFile, build_graph
+from builder.kinds import KINDS
+from builder.load import load
+from builder.pipeline import pipeline_file, pipelines
+from builder.reuse import find_reusable
+from builder.runner import read_runner
+from builder.stage import Context, Input, Outcome
+from builder.work import WorkFolder, full_disk, open_work, publish
+from registry.action import Action, ActionInput
+from registry.artifact import Artifact
+from registry.digest import digest_file
+from registry.errors import InvalidError, MachineError, NotFoundError, RefusedError
+from registry.record import ArtifactSummary, Record, RecordInput, artifact_folder, artifact_record, manifest_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from registry.index import Index
+    from registry.store import Store
+
+    from builder.graph import Edge, Node
+    from builder.load import Workspace
+
+__all__ = ["run_stage"]
+
+_SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """A stage whose inputs have been verified."""
+
+    root: Path
+    node: Node
+    inputs: tuple[Input, ...]
+    action: Action
+
+
+def run_stage(root: Path, address: Address, *, index: Index, store: Store, say: Callable[[str], None]) -> Record:
+    """Build one stage, or find that it was built before.
+
+    Args:
+        root: Root of the repository.
+        address: The stage.
+        index: Records of the work tree and of git, for reuse and ancestry.
+        store: Local content store, asked for bytes before the remote is.
+        say: Tells the person at the terminal.
+
+    Returns:
+        The record that was written.
+
+    Raises:
+        InvalidError: A manifest, a pipeline file, a data file or an artifact breaks its rules.
+        NotFoundError: There is no such stage, or an input is missing.
+        DigestMismatchError: An input's bytes are not what its listing says.
+        RefusedError: The recipe pinned in ``params.yaml`` is another than this tool's.
+        ConflictError: Another process is at this action.
+        MachineError: Disk, memory, device or a diverged training.
+    """
+    started = time.monotonic()
+    workspace = load(root)
+    graph = build_graph(workspace)
+    node = _find(graph, address)
+    _check_recipe(workspace, node)
+    _check_pipeline(root, graph, address.variant)
+    job = _prepare(root, node, index)
+    with open_work(root, job.action.digest) as work, full_disk(str(address)):
+        finished = work.finished()
+        if finished is None:
+            record = _reuse(job, work, index, store, say) or _compute(job, work, started, say)
+            done = work.finish(record)
+        else:
+            say(f"{address}: finished by an earlier run that could not show it")
+            done, record = finished[0], _own(finished[1], job)
+        place = address.variant, address.stage
+        publish(done, record, root / artifact_folder(*place), root / artifact_record(*place))
+        work.remove()
+    say(f"{address}: {record.artifact.type} {record.artifact.digest}")
+    return record
+
+
+def _find(graph: Mapping[Address, Node], address: Address) -> Node:
+    node = graph.get(address)
+    if node is None:
+        near = difflib.get_close_matches(str(address), map(str, graph), n=1)
+        raise NotFoundError(
+            f"there is no stage {address}",
+            where=str(manifest_file(address.variant)),
+            mend=f"did you mean {near[0]}?" if near else "add it to the manifest, then run `varietal compile`",
+        )
+    return node
+
+
+def _check_recipe(workspace: Workspace, node: Node) -> None:
+    pinned, ours = workspace.project.recipes.get(node.kind), KINDS[node.kind].recipe
+    if pinned != ours:
+        raise RefusedError(
+            f"recipe {pinned} of kind {node.kind!r} is pinned, this tool has {ours}",
+            where=f"params.yaml: recipes.{node.kind}",
+            mend=f"write `{node.kind}: {ours}` there to rebuild under this tool, or install the tool that has {pinned}",
+        )
+
+
+def _check_pipeline(root: Path, graph: Mapping[Address, Node], variant: str) -> None:
+    path = str(pipeline_file(variant))
+    if (root / path).read_bytes() != pipelines(graph)[path].encode():
+        raise InvalidError(
+            "the pipeline is not what the manifests say", where=path, mend="run `varietal compile`, then `dvc repro`"
+        )
+
+
+def _prepare(root: Path, node: Node, index: Index) -> _Job:
+    inputs = tuple(_verified(root, edge, index) for edge in node.edges)
+    action = Action(
+        kind=node.kind,
+        recipe=KINDS[node.kind].recipe,
+        settings=node.action_settings(),
+        inputs=tuple(ActionInput(role=one.role, digest=one.digest, settings=one.settings) for one in inputs),
+    )
+    return _Job(root=root, node=node, inputs=inputs, action=action)
+
+
+def _verified(root: Path, edge: Edge, index: Index) -> Input:
+    if isinstance(edge.source, DataFile):
+        return _verified_data(root, edge, edge.source)
+    path = root / artifact_folder(edge.source.variant, edge.source.stage)
+    artifact = Artifact.read(path)
+    artifact.verify_folder(path)
+    return Input(
+        role=edge.role,
+        name=edge.name,
+        path=path,
+        digest=artifact.digest,
+        artifact=artifact,
+        format="",
+        settings=edge.settings,
+        source=str(edge.source),
+        ancestors=ancestors_of_model(index, artifact.digest) if edge.role == "from" else frozenset(),
+    )
+
+
+def _verified_data(root: Path, edge: Edge, source: DataFile) -> Input:
+    path = root / source.path
+    try:
+        digest = digest_file(path)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            "the data file is not there", where=source.path, mend="add it, or fetch it with `dvc pull`"
+        ) from error
+    return Input(
+        role=edge.role,
+        name=edge.name,
+        path=path,
+        digest=digest,
+        artifact=None,
+        format=source.format,
+        settings=edge.settings,
+        source=f"data:{source.path}",
+    )
+
+
+def _reuse(job: _Job, work: WorkFolder, index: Index, store: Store, say: Callable[[str], None]) -> Record | None:
+    """An earlier artifact of this action, linked into the work folder."""
+    work.start()
+    found = find_reusable(job.root, job.node, job.action, work.out, index=index, store=store, say=say)
+    if found is None:
+        return None
+    own = replace(_own(found, job), action=job.action, reused_from=found.reused_from or found.ref)
+    return own if job.inputs else replace(own, inputs=found.inputs)
+
+
+def _own(record: Record, job: _Job) -> Record:
+    """A record of the same action with this stage's names."""
+    address = job.node.address
+    return replace(record, variant=address.variant, stage=address.stage, inputs=_recorded(job.inputs))
+
+
+def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], None]) -> Record:
+    from builder.environment import environment  # noqa: PLC0415 - reads versions of what the stage imports
+
+    _check_room(job)
+    work.start()
+    context = Context(
+        settings=job.node.settings,
+        inputs=job.inputs,
+        work=work.state,
+        out=work.out,
+        root=job.root,
+        runner=read_runner(job.root),
+        say=say,
+    )
+    outcome = _call(job.node, context)
+    artifact = Artifact.from_folder(work.out, outcome.type, outcome.written)
+    artifact.write(work.out)
+    address = job.node.address
+    return Record(
+        variant=address.variant,
+        stage=address.stage,
+        action=job.action,
+        artifact=ArtifactSummary.of(artifact),
+        inputs=_recorded(job.inputs),
+        components=outcome.components,
+        metrics=outcome.metrics,
+        environment=environment(),
+        device=outcome.device,
+        micro_batch=outcome.micro_batch,
+        duration_s=round(time.monotonic() - started, 3),
+        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        depends_on=outcome.depends_on,
+        notes=outcome.notes,
+        reused_from="",
+    )
+
+
+def _call(node: Node, context: Context[object]) -> Outcome:
+    try:
+        function = KINDS[node.kind].load()
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"{error.name} is not installed",
+            where=f"stage kind {node.kind}",
+            mend="install the builder: pip install 'varietal[build]'",
+        ) from error
+    return function(context)
+
+
+def _check_room(job: _Job) -> None:
+    """The artifact is at most about as large as the model that it comes from."""
+    sizes = [one.artifact.size_bytes for one in job.inputs if one.artifact is not None]
+    needed = max(sizes, default=0) + _SPARE_BYTES
+    free = shutil.disk_usage(job.root).free
+    if free < needed:
+        raise MachineError(
+            f"{free} bytes are free, the stage may need {needed}",
+            where=str(job.root / ".varietal"),
+            mend="make room (`dvc gc --workspace` removes what no pipeline names), then run again",
+        )
+
+
+def _recorded(inputs: tuple[Input, ...]) -> tuple[RecordInput, ...]:
+    return tuple(
+        RecordInput(
+            role=one.role, name=one.name, digest=one.digest, weights_digest=one.weights_digest, source=one.source
+        )
+        for one in inputs
+    )
