@@ -34,7 +34,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "import": Kind(recipe=1, function="builder.stages.imports:import_"),
-    "pretrain": Kind(recipe=1, function="builder.stages.train:pretrain"),
+    "pretrain": Kind(recipe=1, function="builder.stages.pretrain:pretrain"),
     "sft": Kind(recipe=1, function="builder.stages.train:sft"),
     "dpo": Kind(recipe=1, function="builder.stages.train:dpo"),
     "fold": Kind(recipe=1, function="builder.stages.weights:fold"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from builder.settings import Training
 
-__all__ = ["Split", "choose_split", "keep_split", "kept_split", "steps_of", "visit_order"]
+__all__ = ["Split", "by_length", "choose_split", "keep_split", "kept_split", "steps_of", "visit_order"]
 
 _FILE = "split.json"
 

@@ -24,6 +24,7 @@ __all__ = [
     "encode_messages",
     "encode_pairs",
     "encode_texts",
+    "has_marks",
     "join_texts",
     "pack",
     "require_template",
@@ -113,6 +114,11 @@ class Encoded:
         return _notes(self.truncated, self.silent, "no token to learn from within max_length")
 
 
+def has_marks(tokenizer: Any) -> bool:  # noqa: ANN401 - no types to be had
+    """Whether the chat template marks what the assistant says."""
+    return _GENERATION.search(tokenizer.get_chat_template()) is not None
+
+
 def require_template(tokenizer: Any, *, where: str, marks: bool = False) -> None:  # noqa: ANN401 - no types to be had
     """Check that conversations can be rendered.
 
@@ -130,7 +136,7 @@ def require_template(tokenizer: Any, *, where: str, marks: bool = False) -> None
             where=where,
             mend="use a base with a chat template, or data of format text",
         )
-    if marks and not _GENERATION.search(tokenizer.get_chat_template()):
+    if marks and not has_marks(tokenizer):
         raise InvalidError(
             "the chat template has no {% generation %} marks, so the assistant's tokens cannot be told from the others",
             where=where,
@@ -215,7 +221,7 @@ def encode_pairs(
         raise InvalidError(
             f"all {silent} prompts fill {max_length} tokens by themselves, so no answer is left to learn from",
             where=where,
-            mend="raise train.max_length",
+            mend="raise max_length",
         )
     return EncodedPairs(pairs=tuple(pairs), truncated=truncated, silent=silent)
 
