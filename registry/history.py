@@ -1,0 +1,503 @@
+"""Git, read and written by the ``git`` command: commits, tags, and blobs at a revision. No other file runs git.
+
+A revision that a person typed goes through :meth:`Repository.resolve`; git then gets the commit id. What is typed is
+never taken for an option, and nothing in the environment can point git at another repository.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from registry.errors import ConflictError, DeniedError, Error, InvalidError, MachineError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["Change", "Commit", "Repository", "Tag", "TreeEntry", "find_root", "last_line", "run_git", "without_secrets"]
+
+_TIMEOUT_S = 120.0
+_OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_TAG_FIELDS = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(creatordate:unix)"
+_MARK = "\x02"
+_SAFELY = ("--no-optional-locks", "-c", "core.quotepath=off", "-c", "core.fsmonitor=false")
+
+# Variables of git that say who and how; all others could say which repository, and are dropped.
+_KEPT_VARIABLES = re.compile(
+    r"GIT_(?:AUTHOR|COMMITTER|SSH|SSL|HTTP|PROXY|CONFIG)(?:_\w+)?|GIT_(?:ASKPASS|EXEC_PATH|ALLOW_PROTOCOL)"
+)
+_NOT_KEPT = frozenset({"GIT_CONFIG", "GIT_CONFIG_PARAMETERS"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tag:
+    """An annotated tag, or a light one, which has no message.
+
+    Attributes:
+        name: Its name.
+        target: Commit that it names.
+        message: Text, without the signature; empty where messages were not asked for.
+        created: When it was made.
+        annotated: Whether it is an object of its own.
+    """
+
+    name: str
+    target: str
+    message: str
+    created: datetime
+    annotated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeEntry:
+    """A file at a commit: path from the root, and its blob."""
+
+    path: str
+    blob: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A file as one commit left it: commit, path from the root, blob."""
+
+    commit: str
+    path: str
+    blob: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """A commit: id, when it was committed, first line of its message."""
+
+    id: str
+    committed: datetime
+    subject: str
+
+
+def find_root(folder: Path) -> Path:
+    """The root of the repository that a folder lies in, found without running git.
+
+    Raises:
+        NotFoundError: No folder above has a ``.git``.
+    """
+    start = folder.resolve()
+    for candidate in (start, *start.parents):
+        if (candidate / ".git").exists():
+            return candidate
+    raise NotFoundError(
+        "this is not a git repository",
+        where=str(folder),
+        mend="go to a repository, make one with `git init`, or name one with --repo URL",
+    )
+
+
+class Repository:
+    """A git repository.
+
+    Attributes:
+        root: Root of the work tree, or the folder of a bare repository.
+        bare: Whether there is no work tree.
+    """
+
+    def __init__(self, root: Path, *, bare: bool = False) -> None:
+        """Name a repository; nothing is read yet."""
+        self.root = root
+        self.bare = bare
+
+    @classmethod
+    def open(cls, folder: Path) -> Repository:
+        """The repository that a folder lies in.
+
+        Raises:
+            NotFoundError: It lies in none.
+        """
+        return cls(find_root(folder))
+
+    @property
+    def git_folder(self) -> Path:
+        """Where git keeps this work tree's state.
+
+        Raises:
+            InvalidError: git cannot read the repository.
+        """
+        return Path(os.fsdecode(self._run("rev-parse", "--absolute-git-dir").strip()))
+
+    # Commits
+
+    def head(self) -> str:
+        """Id of the commit that is checked out.
+
+        Raises:
+            NotFoundError: There is no commit yet.
+        """
+        return self.resolve("HEAD")
+
+    def resolve(self, revision: str) -> str:
+        """Id of the commit that a branch, a tag or anything else of git's stands for.
+
+        Raises:
+            NotFoundError: There is no such commit.
+        """
+        done = self._try("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        commit = done.stdout.decode().strip()
+        if done.returncode or _OBJECT.fullmatch(commit) is None:
+            raise NotFoundError(
+                f"there is no commit {revision!r}",
+                where=self._where,
+                mend="commit first, or fetch: `git fetch --tags`" if revision == "HEAD" else "try `git fetch --tags`",
+            )
+        return commit
+
+    def branch(self) -> str:
+        """Name of the branch that is checked out; empty where none is."""
+        done = self._try("symbolic-ref", "--quiet", "--short", "HEAD")
+        return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+    def main_branch(self) -> str:
+        """Full ref of the main branch: what the origin calls so, else a local ``main`` or ``master``.
+
+        Raises:
+            NotFoundError: There is none of these.
+        """
+        done = self._try("symbolic-ref", "--quiet", "refs/remotes/origin/HEAD")
+        candidates = [done.stdout.decode().strip()] if done.returncode == 0 else []
+        candidates += [f"refs/{place}/{name}" for name in ("main", "master") for place in ("remotes/origin", "heads")]
+        for candidate in candidates:
+            if self._try("rev-parse", "--verify", "--quiet", "--end-of-options", candidate).returncode == 0:
+                return candidate
+        raise NotFoundError(
+            "no main branch is known here",
+            where=self._where,
+            mend="name it: `git remote set-head origin --auto`",
+        )
+
+    def is_ancestor(self, commit: str, of: str) -> bool:
+        """Whether ``of`` is ``commit`` or came after it."""
+        done = self._try("merge-base", "--is-ancestor", self.resolve(commit), self.resolve(of))
+        if done.returncode > 1:
+            raise self._failure(("merge-base",), done)
+        return done.returncode == 0
+
+    def changes(self) -> tuple[str, ...]:
+        """Paths that differ from the last commit, those not yet known to git among them; none in a bare repository."""
+        if self.bare:
+            return ()
+        out = self._run("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
+        return tuple(os.fsdecode(entry[3:]) for entry in out.split(b"\0") if entry)
+
+    def is_clean(self) -> bool:
+        """Whether the work tree is what the last commit says."""
+        return not self.changes()
+
+    def commit(self, revision: str) -> Commit:
+        """One commit.
+
+        Raises:
+            NotFoundError: There is no such commit.
+        """
+        out = self._run("log", "-1", "--format=%H%x00%ct%x00%s", "--end-of-options", self.resolve(revision), "--")
+        return _read_commit(out.decode(errors="replace").rstrip("\n"))
+
+    def log(self, paths: Iterable[str], revision: str = "HEAD") -> tuple[Commit, ...]:
+        """Commits up to a revision that changed one of these paths, newest first.
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        commit = self.resolve(revision)
+        out = self._run("log", "--format=%H%x00%ct%x00%s", "--end-of-options", commit, "--", *map(_literal, paths))
+        return tuple(map(_read_commit, out.decode(errors="replace").splitlines()))
+
+    # Files at a commit
+
+    def read(self, revision: str, path: str) -> bytes:
+        """Bytes of a file at a revision.
+
+        Raises:
+            NotFoundError: There is no such revision, or no such file in it.
+        """
+        commit = self.resolve(revision)
+        data = next(self.read_blobs([f"{commit}:{PurePosixPath(path)}"]))
+        if data is None:
+            raise NotFoundError(
+                f"there is no {path}", where=f"{self._where} at {revision}", mend="commit it, or name another revision"
+            )
+        return data
+
+    def read_blobs(self, names: Iterable[str]) -> Iterator[bytes | None]:
+        """Bytes of many blobs from one git process, in the given order; ``None`` where there is none.
+
+        Args:
+            names: Blob ids, or ``<commit id>:<path>``.
+
+        Raises:
+            InvalidError: A name has a line break in it.
+        """
+        asked = list(names)
+        if bad := [name for name in asked if "\n" in name]:
+            raise InvalidError(f"{bad[0]!r} has a line break in it", where=self._where, mend="rename the file")
+        lines = "".join(f"{name}\n" for name in asked).encode("utf-8", "surrogateescape")
+        with tempfile.TemporaryFile() as questions:
+            questions.write(lines)
+            questions.seek(0)
+            with subprocess.Popen(
+                ["git", *_SAFELY, *self._place, "cat-file", "--batch"],
+                stdin=questions,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            ) as process:
+                try:
+                    yield from self._answers(process, len(asked))
+                finally:
+                    process.kill()
+
+    def _answers(self, process: subprocess.Popen[bytes], count: int) -> Iterator[bytes | None]:
+        stream = process.stdout
+        assert stream is not None  # noqa: S101 - asked for with PIPE
+        for _ in range(count):
+            head = stream.readline().split()
+            if head[-1:] in ([b"missing"], [b"ambiguous"]):
+                yield None
+                continue
+            data = stream.read(int(head[2]) + 1) if len(head) == 3 else b""  # noqa: PLR2004 - id, type, size
+            if not data.endswith(b"\n"):
+                raise self._unreadable("git cat-file stopped in the middle")
+            yield data[:-1] if head[1] == b"blob" else None
+
+    def files(self, revision: str, folder: str) -> tuple[TreeEntry, ...]:
+        """Files under a folder at a revision, sorted by path; empty where there is no such folder.
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        out = self._run("ls-tree", "-r", "-z", "--full-tree", self.resolve(revision), "--", f"{PurePosixPath(folder)}/")
+        return tuple(sorted((_read_entry(line) for line in out.split(b"\0") if line), key=lambda entry: entry.path))
+
+    def tips(self) -> tuple[str, ...]:
+        """Object ids of every branch, tag and other ref, and of HEAD; sorted."""
+        out = self._run("for-each-ref", "--format=%(objectname)").decode().split()
+        head = self._try("rev-parse", "--verify", "--quiet", "HEAD").stdout.decode().split()
+        return tuple(sorted({*out, *head}))
+
+    def is_shallow(self) -> str:
+        """What history is cut off at; empty where all of it is here."""
+        path = Path(os.fsdecode(self._run("rev-parse", "--git-path", "shallow").strip()))
+        full = path if path.is_absolute() else self.root / path
+        return full.read_text(encoding="ascii") if full.exists() else ""
+
+    def changed_files(self, patterns: Sequence[str], *, seen: Iterable[str] = ()) -> Iterator[Change]:
+        """Every state of some files in the whole history, branches that were merged away included.
+
+        Args:
+            patterns: Git's glob pathspecs, such as ``models/*/records/*.json``.
+            seen: Object ids; history that they reach is left out.
+
+        Yields:
+            A change for each commit that gave a file new content; a deletion gives none.
+
+        Raises:
+            InvalidError: git cannot read the history.
+        """
+        questions = "".join(f"^{tip}\n" for tip in seen).encode()
+        out = self._run(
+            *("log", "--all", "--full-history", "-c", "--raw", "--no-abbrev", "--no-renames", "-z"),
+            *(f"--format={_MARK}%H", "--ignore-missing", "--stdin"),
+            *("--", *(f":(top,glob){pattern}" for pattern in patterns)),
+            data=questions,
+        )
+        yield from _read_raw_log(out)
+
+    def reaches(self, tips: Sequence[str]) -> bool:
+        """Whether today's refs still lead to all of these objects; not after a branch was deleted or rewritten."""
+        names = "".join(f"{tip}\n" for tip in tips).encode()
+        if b" missing" in self._run("cat-file", "--batch-check=%(objectname)", data=names):
+            return False
+        return not self._run("rev-list", "--max-count=1", "--stdin", "--not", "--all", data=names).strip()
+
+    # Tags
+
+    def tags(self, *patterns: str, messages: bool = False) -> tuple[Tag, ...]:
+        """Tags, oldest first, in one call of git.
+
+        Args:
+            *patterns: Git's globs on names, such as ``support@*``; none for all.
+            messages: Whether to read the messages too.
+        """
+        fields = _TAG_FIELDS + ("%00%(contents:subject)%00%(contents:body)" if messages else "")
+        wanted = [f"refs/tags/{pattern}" for pattern in patterns] or ["refs/tags"]
+        out = self._run("for-each-ref", f"--format={fields}%00{_MARK}", "--sort=creatordate", "--", *wanted)
+        rows = out.decode(errors="replace").split(f"\0{_MARK}\n")
+        return tuple(_read_tag(row.split("\0")) for row in rows if row)
+
+    def create_tag(self, name: str, commit: str, message: str) -> None:
+        """Make an annotated tag, signed where git is set up to sign tags.
+
+        Raises:
+            ConflictError: The tag exists.
+            MachineError: git cannot make it, for want of a name, an address or a key.
+        """
+        if self._try("rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/tags/{name}").returncode == 0:
+            raise _tag_exists(name, self._where)
+        done = self._try(
+            *("tag", "--annotate", "--cleanup=verbatim", "--file=-", "--end-of-options", name, self.resolve(commit)),
+            data=message.encode(),
+        )
+        if b"already exists" in done.stderr:
+            raise _tag_exists(name, self._where)
+        if done.returncode:
+            raise MachineError(
+                f"git could not make the tag {name}: {last_line(done.stderr)}",
+                where=self._where,
+                mend="set user.name and user.email, and the signing key where tags are signed",
+            )
+
+    def check_signature(self, name: str) -> bool:
+        """Whether git can verify the signature of a tag with the keys that it is set up with."""
+        return self._try("verify-tag", "--end-of-options", name).returncode == 0
+
+    def check_config(self, key: str) -> str:
+        """A setting of git's; empty where it is not set."""
+        done = self._try("config", "--get", "--", key)
+        return done.stdout.decode(errors="replace").strip()
+
+    # Running git
+
+    @property
+    def _where(self) -> str:
+        return str(self.root)
+
+    @property
+    def _place(self) -> tuple[str, ...]:
+        return (f"--git-dir={self.root}",) if self.bare else ("-C", str(self.root))
+
+    def _try(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        done = run_git([*self._place, *arguments], where=self._where, data=data)
+        if done.returncode == 128 and b"not a git repository" in done.stderr:  # noqa: PLR2004 - git's "fatal"
+            raise NotFoundError(
+                "this is not a git repository", where=self._where, mend="go to a repository or make one with `git init`"
+            )
+        if b"dubious ownership" in done.stderr:
+            raise DeniedError(
+                "git does not trust this repository: another user owns it",
+                where=self._where,
+                mend=f"if you trust it: `git config --global --add safe.directory {self.root}`",
+            )
+        return done
+
+    def _run(self, *arguments: str, data: bytes = b"") -> bytes:
+        done = self._try(*arguments, data=data)
+        if done.returncode:
+            raise self._failure(arguments, done)
+        return done.stdout
+
+    def _failure(self, arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> Error:
+        return self._unreadable(f"git {arguments[0]} failed: {last_line(done.stderr)}")
+
+    def _unreadable(self, what: str) -> InvalidError:
+        return InvalidError(what, where=self._where, mend="run `git fsck`, or clone the repository again")
+
+
+def run_git(
+    arguments: Sequence[str], *, where: str, data: bytes = b"", timeout_s: float = _TIMEOUT_S
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git and wait for it, whatever its exit code.
+
+    Args:
+        arguments: What follows ``git`` on the command line.
+        where: Named in the errors.
+        data: Its standard input.
+        timeout_s: Seconds after which it is killed.
+
+    Raises:
+        MachineError: git is missing or did not answer in time.
+    """
+    try:
+        return subprocess.run(
+            ["git", *_SAFELY, *arguments],
+            input=data,
+            capture_output=True,
+            check=False,
+            timeout=timeout_s,
+            env=_environment(),
+        )
+    except FileNotFoundError as error:
+        raise MachineError("git is not installed", where=where, mend="install git and put it on PATH") from error
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(
+            f"git did not answer within {timeout_s:.0f} s", where=where, mend="look at the disk and the network"
+        ) from error
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, less what could point git elsewhere; English, silent, the objects as they are."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or (_KEPT_VARIABLES.fullmatch(name) and name not in _NOT_KEPT)
+    }
+    return kept | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_FLUSH": "0"}
+
+
+def _literal(path: str) -> str:
+    return f":(top,literal){path}"
+
+
+def last_line(text: bytes) -> str:
+    """What git said last, fit to be shown."""
+    lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
+    return without_secrets(lines[-1].strip()) if lines else "no reason given"
+
+
+def without_secrets(text: str) -> str:
+    """A text with user name and password taken out of its URLs."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def _read_commit(line: str) -> Commit:
+    commit, seconds, subject = line.split("\0")
+    return Commit(id=commit, committed=datetime.fromtimestamp(int(seconds), UTC), subject=subject)
+
+
+def _read_entry(line: bytes) -> TreeEntry:
+    facts, _, path = line.partition(b"\t")
+    return TreeEntry(path=os.fsdecode(path), blob=facts.split()[2].decode())
+
+
+def _read_tag(fields: list[str]) -> Tag:
+    name, kind, target, peeled, seconds, *message = fields
+    subject, body = message or ("", "")
+    return Tag(
+        name=name,
+        target=peeled or target,
+        message=f"{subject}\n\n{body}" if body else subject,
+        created=datetime.fromtimestamp(int(seconds or 0), UTC),
+        annotated=kind == "tag",
+    )
+
+
+def _read_raw_log(out: bytes) -> Iterator[Change]:
+    """``<mark>commit`` lines, then raw entries ``:modes blobs status NUL path NUL``; a merge has one colon a parent."""
+    commit = ""
+    fields = iter(out.split(b"\0"))
+    for field in fields:
+        text = field.lstrip(b"\n")
+        if text.startswith(_MARK.encode()):
+            commit = text[1:].decode()
+        elif text.startswith(b":"):
+            blob = text.split()[-2].decode()
+            path = os.fsdecode(next(fields))
+            if set(blob) != {"0"}:
+                yield Change(commit=commit, path=path, blob=blob)
+
+
+def _tag_exists(name: str, where: str) -> ConflictError:
+    return ConflictError(
+        f"the tag {name} exists", where=where, mend="a release never moves: take the next version, or fetch first"
+    )

@@ -1,0 +1,90 @@
+"""Bare copies of other repositories in a cache folder, for a host that has no checkout."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import ConflictError, DeniedError, TransportError
+from registry.history import Repository, last_line, run_git, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["mirror"]
+
+_TIMEOUT_S = 1800.0
+_DENIED = re.compile(r"authentication failed|permission denied|could not read username|error: 40[13]", re.IGNORECASE)
+
+
+def mirror(url: str, cache: Path, *, refresh: bool = True) -> Repository:
+    """A bare copy of a repository in a cache folder, brought up to date.
+
+    Branches follow the origin. A tag that the origin has moved is refused: releases do not move.
+
+    Args:
+        url: Anything that ``git clone`` takes.
+        cache: Folder for such copies; each URL has one of its own in it.
+        refresh: Whether to ask the origin again where there is a copy.
+
+    Raises:
+        TransportError: The origin does not answer, or is no repository.
+        DeniedError: The origin refuses the credentials.
+        ConflictError: A tag was moved at the origin.
+        MachineError: git is missing or timed out.
+    """
+    folder = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.git"
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _clone(url, folder)
+        elif refresh:
+            _fetch(url, folder)
+    return Repository(folder, bare=True)
+
+
+def _clone(url: str, folder: Path) -> None:
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix="clone-"))
+    try:
+        _talk(["clone", "--quiet", "--bare", "--template=", "--", url, str(work)], url)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _fetch(url: str, folder: Path) -> None:
+    refs = ["+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"]
+    _talk([f"--git-dir={folder}", "fetch", "--quiet", "--prune", "--no-auto-gc", "--", url, *refs], url)
+
+
+def _talk(arguments: Sequence[str], url: str) -> None:
+    """Run a git command that talks to an origin, and narrow what can go wrong."""
+    where = without_secrets(url)
+    done = run_git(arguments, where=where, timeout_s=_TIMEOUT_S)
+    if done.returncode == 0:
+        return
+    text = done.stderr.decode(errors="replace")
+    if "would clobber existing tag" in text:
+        moved = sorted(set(re.findall(r"\[rejected\]\s+(\S+)", text)))
+        raise ConflictError(
+            f"moved at the origin: {', '.join(moved)}",
+            where=where,
+            mend="a release never moves; ask who moved it, then remove the cached copy if the new place is right",
+        )
+    if _DENIED.search(text):
+        raise DeniedError(f"git: {last_line(done.stderr)}", where=where, mend="check the credentials that git uses")
+    raise TransportError(f"git: {last_line(done.stderr)}", where=where, mend="check the URL and the network")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel gives back when this process ends."""
+    with path.open("w", encoding="ascii") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

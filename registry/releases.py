@@ -1,0 +1,183 @@
+"""Releases and channels: rules on values. What may be released, what a channel points at, what a rollback goes to.
+
+A tag's message is one line for people, an empty line, and JSON. History is append-only: a release never moves, and a
+rollback is one more assignment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from registry.errors import ConflictError, NotFoundError, RefusedError
+from registry.published import Promise, assignment_message, release_message, version_order
+from registry.refs import Channel, TagName, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from registry.gate import Judgement
+    from registry.published import Assignment, Published, Release
+    from registry.record import Record
+
+__all__ = ["NewTag", "Proposal", "disagreements", "promote", "release", "rollback"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewTag:
+    """A tag to make: its name, its commit, its message."""
+
+    name: str
+    commit: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """What is to be released, with all facts that decide whether it may.
+
+    Attributes:
+        ref: The variant and its new version.
+        commit: The commit to tag.
+        records: Records of the variant at that commit, by stage.
+        stage: The stage that the manifest releases.
+        judgements: What its checks said.
+        on_main: Whether the commit is on the main branch.
+        changes: Paths that differ from the commit.
+        stale: Why the lock is not what the manifest asks for; empty where it is.
+        missing: What the remote lacks of the artifact; empty where all of it is there.
+    """
+
+    ref: Version
+    commit: str
+    records: Mapping[str, Record]
+    stage: str
+    judgements: Sequence[Judgement]
+    on_main: bool
+    changes: Sequence[str]
+    stale: Sequence[str]
+    missing: Sequence[str]
+
+
+def release(proposal: Proposal, published: Published) -> NewTag:
+    """The tag of a new release.
+
+    Raises:
+        ConflictError: The version exists, or the commit has a version of this variant already.
+        NotFoundError: The commit has no record of the released stage.
+        RefusedError: A rule is broken; all that are, are listed.
+    """
+    ref = proposal.ref
+    existing = published.releases.get(ref.variant, ())
+    for found in existing:
+        if found.version == ref.version:
+            raise ConflictError(
+                f"{ref} exists",
+                where=f"commit {found.commit[:12]}",
+                mend="a release never moves: take the next version",
+            )
+        if found.commit == proposal.commit:
+            raise ConflictError(
+                f"{found.ref} is this commit already",
+                where=f"commit {found.commit[:12]}",
+                mend=f"promote it: `varietal promote {found.ref} CHANNEL`; a commit has one version of a variant",
+            )
+    record = proposal.records.get(proposal.stage)
+    if record is None:
+        raise NotFoundError(
+            f"the commit has no record of {ref.variant}:{proposal.stage}",
+            where=f"commit {proposal.commit[:12]}",
+            mend="build it with `dvc repro` and commit models/",
+        )
+    if refusals := [*_refusals(proposal, existing)]:
+        raise RefusedError(
+            f"{ref} is not released: " + "; ".join(refusals),
+            where=f"commit {proposal.commit[:12]}",
+            mend="mend each of these, commit, and release again; no tag was made",
+        )
+    return NewTag(name=str(ref), commit=proposal.commit, message=release_message(ref, Promise.of(record)))
+
+
+def promote(ref: Version, channel: str, published: Published) -> NewTag:
+    """The tag that points a channel at a release.
+
+    Raises:
+        NotFoundError: There is no such release, or it was withdrawn.
+        ConflictError: The channel points at it already.
+        InvalidError: The channel's name breaks the grammar, or the release was not made by ``varietal release``.
+    """
+    found = published.release(ref)
+    target = Channel(ref.variant, channel)
+    now = published.current(target)
+    if now is not None and now.version == ref.version:
+        raise ConflictError(f"{target} points at {ref.version} already", where=now.ref, mend="nothing needs to be done")
+    return _assign(found, target, published, rollback=False)
+
+
+def rollback(ref: Channel, published: Published) -> NewTag:
+    """The tag that points a channel back at the release before; a second rollback goes one further back.
+
+    Raises:
+        NotFoundError: Nothing came before, or what did was withdrawn.
+    """
+    versions = _undo_stack(one for one in published.assignments.get(ref.variant, ()) if one.channel == ref.channel)
+    now = published.current(ref)
+    earlier = [version for version in versions if now is None or version != now.version]
+    if not earlier:
+        raise NotFoundError(
+            f"{ref} pointed at nothing before",
+            where="tags of the repository",
+            mend="promote the version that it should be",
+        )
+    return _assign(published.release(Version(ref.variant, earlier[-1])), ref, published, rollback=True)
+
+
+def disagreements(records: Mapping[str, Record]) -> tuple[str, ...]:
+    """Where one record of a variant names another as its input, and that one has another artifact now."""
+    by_ref = {record.ref: record for record in records.values()}
+    return tuple(
+        f"{record.ref} was made from another {one.source}"
+        for record in records.values()
+        for one in record.inputs
+        if one.source in by_ref and by_ref[one.source].artifact.digest != one.digest
+    )
+
+
+def _undo_stack(assignments: Iterable[Assignment]) -> list[str]:
+    """Versions that a channel would fall back through; a rollback takes one off, a version stands once in a row."""
+    stack: list[str] = []
+    for one in assignments:
+        if one.rollback and one.version in stack:
+            while stack[-1] != one.version:
+                stack.pop()
+        elif one.version and stack[-1:] != [one.version]:
+            stack.append(one.version)
+    return stack
+
+
+def _assign(found: Release, target: Channel, published: Published, *, rollback: bool) -> NewTag:
+    number = max((one.number for one in published.assignments.get(found.variant, ())), default=0) + 1
+    name = TagName(variant=found.variant, channel=target.channel, number=number)
+    return NewTag(name=str(name), commit=found.commit, message=assignment_message(found, target, rollback=rollback))
+
+
+def _refusals(proposal: Proposal, existing: Sequence[Release]) -> Iterable[str]:
+    """Every rule that the proposal breaks."""
+    newest = existing[-1].version if existing else ""
+    if newest and version_order(proposal.ref.version) < version_order(newest):
+        yield f"{proposal.ref.version} comes before {newest}, which is out"
+    if not proposal.on_main:
+        yield "the commit is not on the main branch"
+    if proposal.changes:
+        yield f"the work tree differs from the commit: {_some(proposal.changes)}"
+    if proposal.stale:
+        yield f"the lock is stale: {_some(proposal.stale)}"
+    yield from disagreements(proposal.records)
+    yield from (judgement.reason for judgement in proposal.judgements if not judgement.passed)
+    if proposal.missing:
+        yield f"the remote lacks {_some(proposal.missing)}: run `dvc push`"
+
+
+def _some(items: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
