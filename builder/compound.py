@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from builder.shapes import BROKEN, Choice, Text, nearest, shown, unexpected
+from builder.shapes import BROKEN, Choice, Text, nearest, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -326,7 +326,7 @@ class OneOf:
         place = (*path, self.by)
         if isinstance(name, str) and name in self.refused:
             return reading.fault(place, f"{self.by} {name!r} is not written by hand", self.refused[name])
-        return reading.fault(place, f"unknown {self.by} {shown(name)}", nearest(str(name), self.names, f"{self.by}s"))
+        return reading.fault(place, f"unknown {self.by} {name!r:.60}", nearest(str(name), self.names, f"{self.by}s"))
 
     def _told_apart(self, value: JSON) -> TableShape | None:
         if isinstance(value, str):

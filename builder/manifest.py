@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 from builder.compound import Either
 from builder.names import (
@@ -39,8 +39,11 @@ from builder.shapes import Number, Reading
 from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
 from registry.canonical import JSON
 from registry.errors import InvalidError
-from registry.record import manifest_file
+from registry.record import BASES, manifest_file
 from registry.selector import Selector
+
+if TYPE_CHECKING:
+    from registry.artifact import ArtifactType
 
 __all__ = [
     "BASE",
@@ -75,8 +78,13 @@ __all__ = [
     "effective",
     "parse_manifest",
     "parse_project",
+    "read_manifest",
+    "read_project",
     "references",
+    "type_of",
 ]
+
+_Found = TypeVar("_Found")
 
 Kind: TypeAlias = Literal["import", "pretrain", "sft", "dpo", "fold", "evaluate"]
 Start: TypeAlias = Annotated[Name, Key("What to start from: `base`, a stage or an adapter.", name="from", own=True)]
@@ -312,39 +320,43 @@ class Project:
     )
 
 
-def parse_manifest(variant: str, value: JSON, reading: Reading | None = None) -> Manifest | None:
-    """A manifest of a plain document.
+def read_manifest(variant: str, value: JSON, reading: Reading) -> Manifest | None:
+    """A manifest of a plain document, with the faults put into ``reading``.
 
     Args:
         variant: Name of its folder.
         value: The document.
-        reading: Takes the faults; left out, they are raised.
+        reading: Where it has faults afterwards, the manifest may lack parts, and is good for finding more faults only.
 
     Returns:
-        The manifest; ``None`` or one with parts missing only where ``reading`` took faults.
+        The manifest; ``None`` where the faults leave nothing of it.
+    """
+    return read(Manifest, value, reading, outside={"variant": variant, "written": _written_stages(value)})
+
+
+def parse_manifest(variant: str, value: JSON) -> Manifest:
+    """A manifest of a plain document.
 
     Raises:
-        InvalidError: Faults, where no reading was given to take them.
+        InvalidError: The document's faults, all of them.
     """
-    taker = reading or Reading(file=str(manifest_file(variant)))
-    outside = {"variant": variant, "written": _written_stages(value)}
-    manifest = read(Manifest, value, taker, outside=outside)
-    if reading is None and taker.faults:
-        raise InvalidError.from_faults(taker.faults)
-    return manifest
+    reading = Reading(file=str(manifest_file(variant)))
+    return _whole(read_manifest(variant, value, reading), reading)
 
 
-def parse_project(value: JSON, reading: Reading | None = None) -> Project | None:
-    """params.yaml of a plain document; faults as in :func:`parse_manifest`.
+def read_project(value: JSON, reading: Reading) -> Project | None:
+    """params.yaml of a plain document, with the faults put into ``reading``."""
+    return read(Project, value, reading)
+
+
+def parse_project(value: JSON) -> Project:
+    """params.yaml of a plain document.
 
     Raises:
-        InvalidError: Faults, where no reading was given to take them.
+        InvalidError: The document's faults, all of them.
     """
-    taker = reading or Reading(file="params.yaml")
-    project = read(Project, value, taker)
-    if reading is None and taker.faults:
-        raise InvalidError.from_faults(taker.faults)
-    return project
+    reading = Reading(file=str(manifest_file(BASES)))
+    return _whole(read_project(value, reading), reading)
 
 
 def effective(project: Project, manifest: Manifest, stage_name: str) -> Stage:
@@ -355,20 +367,19 @@ def effective(project: Project, manifest: Manifest, stage_name: str) -> Stage:
 
     Raises:
         KeyError: The manifest has no such stage.
+        InvalidError: The layers do not go together; what :func:`builder.load.load` gives never does this.
     """
     stage = manifest.stages[stage_name]
-    table = type(stage)
     layers = [layers[stage.kind] for layers in (manifest.defaults, project.defaults) if stage.kind in layers]
     if not layers:
         return stage
-    filled = dict(manifest.written[stage_name])
+    table = type(stage)
+    filled = manifest.written[stage_name]
     for layer in layers:
         filled = fill(table, filled, layer)
     reading = Reading(file=str(manifest_file(manifest.variant)))
-    found = read(table, filled, reading, path=("stages", stage_name))
-    if reading.faults or found is None:
-        raise InvalidError.from_faults(reading.faults)
-    return found
+    found = read(table, {**filled}, reading, path=("stages", stage_name))
+    return cast("Stage", _whole(found, reading))
 
 
 def references(stage: Stage) -> list[tuple[str, str]]:
@@ -385,8 +396,38 @@ def references(stage: Stage) -> list[tuple[str, str]]:
             return [("from", stage.from_), *against, *(("data", one.data) for one in stage.metrics.values())]
 
 
+def type_of(manifest: Manifest, name: str) -> ArtifactType | None:
+    """What the artifact that a manifest calls ``name`` is; ``None`` for an unknown name and in a cycle."""
+    seen: set[str] = set()
+    while name in manifest.stages and name not in seen:
+        seen.add(name)
+        match manifest.stages[name]:
+            case PretrainStage() | FoldStage():
+                return "model"
+            case EvaluateStage():
+                return "report"
+            case SftStage(adapter=None, from_=start) | DpoStage(adapter=None, from_=start):
+                name = start
+            case SftStage() | DpoStage():
+                return "adapter"
+    if name in manifest.adapters:
+        return "adapter"
+    return "model" if name == BASE and manifest.base is not None else None
+
+
 def _written_stages(value: JSON) -> dict[str, dict[str, JSON]]:
     stages = value.get("stages") if isinstance(value, dict) else None
     if not isinstance(stages, dict):
         return {}
     return {name: stage for name, stage in stages.items() if isinstance(stage, dict)}
+
+
+def _whole(found: _Found | None, reading: Reading) -> _Found:
+    """What was read without a fault.
+
+    Raises:
+        InvalidError: There are faults.
+    """
+    if reading.faults or found is None:
+        raise InvalidError.from_faults(reading.faults)
+    return found

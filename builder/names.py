@@ -9,6 +9,7 @@ from registry.digest import Digest
 
 __all__ = [
     "BASE",
+    "VARIANT_NAME",
     "ArtifactDigest",
     "ArtifactName",
     "BaseKey",
@@ -34,9 +35,9 @@ _VERSION = r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Z
 _SEGMENT = r"(?!\.{1,2}(?:/|$))(?!\.(?:git|dvc|varietal)(?:/|$))[^/\\$\x00-\x1f\x7f]+"
 
 Name: TypeAlias = Annotated[str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64)]
-VariantName: TypeAlias = Annotated[
-    str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("bases",))
-]
+VARIANT_NAME = Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("bases",))
+"""A variant's name, for its folder."""
+VariantName: TypeAlias = Annotated[str, VARIANT_NAME]
 ArtifactName: TypeAlias = Annotated[
     str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=(BASE, "records"))
 ]
@@ -57,7 +58,7 @@ RepositoryPath: TypeAlias = Annotated[
     Text(
         pattern=f"{_SEGMENT}(?:/{_SEGMENT})*",
         expected="a path within the repository, from its root, such as data/rows.jsonl",
-        mend="copy or link nothing from outside: put the file into the repository and write its path from the root",
+        mend="put it into the repository, and write its path from the root",
         max_length=1024,
     ),
 ]

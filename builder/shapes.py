@@ -146,9 +146,13 @@ class Number:
     @property
     def expected(self) -> str:
         """Such as ``an integer from 1 to 4096``."""
-        bounds = {"above": self.above, "from": self.minimum, "to": self.maximum, "below": self.below}
-        words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
-        return " ".join(["an integer" if self.integer else "a number", *words])
+        noun = "an integer" if self.integer else "a number"
+        lowest = {"above": self.above, "from": self.minimum}
+        highest = {"below": self.below, "up to" if self.minimum is None else "to": self.maximum}
+        low = [f"{word} {bound:.12g}" for word, bound in lowest.items() if bound is not None]
+        high = [f"{word} {bound:.12g}" for word, bound in highest.items() if bound is not None]
+        joint = ", " if self.above is not None else " "
+        return f"{noun} {joint.join(low + high)}".rstrip()
 
     def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
         """The number in its declared type."""

@@ -1,0 +1,134 @@
+"""The files of a repository -> a workspace of manifests; every fault of every file at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from builder.manifest import read_manifest, read_project, type_of
+from builder.names import VARIANT_NAME
+from builder.rules import Draft, check
+from builder.shapes import Reading
+from registry import yaml12
+from registry.errors import InvalidError
+from registry.record import BASES, manifest_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from builder.manifest import Manifest, Project
+    from registry.artifact import ArtifactType
+    from registry.canonical import JSON
+
+__all__ = ["Workspace", "artifact_type", "load"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workspace:
+    """What a repository declares.
+
+    Attributes:
+        project: params.yaml.
+        manifests: Every variant's manifest by name, sorted.
+    """
+
+    project: Project
+    manifests: Mapping[str, Manifest]
+
+
+def load(root: Path) -> Workspace:
+    """Read and check params.yaml and every ``models/*/model.yaml``.
+
+    Data files are looked for, but not read: their rows are checked by :func:`builder.rows.check_rows`.
+
+    Args:
+        root: Root of the repository.
+
+    Raises:
+        InvalidError: Every fault found, in every file.
+    """
+    params = Reading(file=str(manifest_file(BASES)))
+    value = _document(root, params)
+    bases = None if params.faults else Draft(value=value, manifest=None, reading=params).names("bases")
+    project = None if params.faults else read_project(value, params)
+    drafts = {name: _draft(root, name) for name in _variants(root)}
+    check(None if params.faults else project, bases, drafts)
+    faults = [fault for reading in (params, *(one.reading for one in drafts.values())) for fault in reading.faults]
+    if faults or project is None:
+        raise InvalidError.from_faults(faults)
+    manifests = {name: one.manifest for name, one in drafts.items() if one.manifest is not None}
+    return Workspace(project=project, manifests=manifests)
+
+
+def artifact_type(workspace: Workspace, variant: str, name: str) -> ArtifactType:
+    """What an artifact is, told from the manifests alone.
+
+    Args:
+        workspace: What the repository declares.
+        variant: The variant whose word ``name`` is.
+        name: A stage, an adapter or ``base``.
+
+    Raises:
+        KeyError: There is no such variant or name.
+    """
+    found = type_of(workspace.manifests[variant], name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def _variants(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.glob("models/*/model.yaml"))
+
+
+def _draft(root: Path, variant: str) -> Draft:
+    reading = Reading(file=str(manifest_file(variant)))
+    VARIANT_NAME.read(variant, (), reading)
+    if (root / reading.file).parent.is_symlink():
+        reading.fault((), "a linked folder", "make it a folder of its own: a link can lead out of the repository")
+    before = len(reading.faults)
+    value = _document(root, reading)
+    manifest = read_manifest(variant, value, reading) if len(reading.faults) == before else None
+    if manifest is not None:
+        _look_for_data(root, manifest, reading)
+    return Draft(value=value, manifest=manifest, reading=reading)
+
+
+def _document(root: Path, reading: Reading) -> JSON:
+    """The document of a file; nothing, with the faults in ``reading``, where it is none."""
+    path = root / reading.file
+    if path.is_symlink():
+        reading.fault((), "a link", "make it a file of its own: a link can lead out of the repository")
+        return None
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(yaml12.MAX_BYTES + 1)
+        document = yaml12.load(data, reading.file)
+    except OSError as error:
+        reading.fault((), f"cannot be read: {error.strerror}", "write it; `varietal init` does in a new repository")
+        return None
+    except InvalidError as error:
+        reading.faults += error.faults
+        return None
+    reading.lines = document.lines
+    return document.value
+
+
+def _look_for_data(root: Path, manifest: Manifest, reading: Reading) -> None:
+    for name, data in manifest.data.items():
+        if problem := _missing(root, PurePosixPath(data.path)):
+            mend = "write the path of a file of JSON lines within the repository"
+            reading.fault(("data", name, "path"), problem, mend)
+
+
+def _missing(root: Path, path: PurePosixPath) -> str:
+    """Why a data file cannot be used; empty where it is there, or DVC knows where to get it."""
+    file = root / path
+    if not file.resolve().is_relative_to(root.resolve()):
+        return f"{path} is a link that leads out of the repository"
+    if file.is_dir():
+        return f"{path} is a folder"
+    tracked = any((root / f"{part}.dvc").is_file() for part in (path, *path.parents[:-1]))
+    return "" if file.is_file() or tracked else f"{path} does not exist"

@@ -1,0 +1,352 @@
+"""What manifests must keep beyond their shape: names that exist, types and formats that fit, no cycles. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, TypeAlias
+
+from builder.manifest import (
+    BASE,
+    BaseName,
+    DpoStage,
+    EvaluateStage,
+    FolderAdapter,
+    FoldStage,
+    HubAdapter,
+    PretrainStage,
+    SftStage,
+    StageRef,
+    effective,
+    references,
+    type_of,
+)
+from builder.shapes import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from builder.manifest import AdapterSource, BaseSource, Check, Manifest, Project
+    from builder.shapes import Reading
+    from registry.canonical import JSON
+    from registry.yaml12 import KeyPath
+
+__all__ = ["Draft", "check"]
+
+_Node: TypeAlias = "tuple[str, str]"  # a variant and its stage
+
+_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "bits_per_byte": ("text",),
+    "loss": ("messages", "text"),
+    "preference_accuracy": ("preference",),
+    "preference_margin": ("preference",),
+    "reward_accuracy": ("preference",),
+    "reward_margin": ("preference",),
+    "kl": ("messages", "text"),
+    "top1_agreement": ("messages", "text"),
+}
+"""Row formats that each metric can be measured on."""
+
+_COMPARING = frozenset({"reward_accuracy", "reward_margin", "kl", "top1_agreement"})
+"""Metrics that are comparisons themselves: they need ``against``, and have no value of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A manifest that may still have faults.
+
+    Attributes:
+        value: The plain document, whose names count as declared even where their tables are broken.
+        manifest: What could be read of it.
+        reading: Takes the faults.
+    """
+
+    value: JSON
+    manifest: Manifest | None
+    reading: Reading
+
+    def names(self, table: str) -> set[str]:
+        """The names in one of the document's tables."""
+        found = self.value.get(table) if isinstance(self.value, dict) else None
+        return set(found) if isinstance(found, dict) else set()
+
+    def is_broken(self, key: str) -> bool:
+        """Whether a table, or something in it, has a fault."""
+        return any(f"{fault.key}.".startswith(f"{key}.") for fault in self.reading.faults)
+
+
+def check(project: Project | None, bases: Collection[str] | None, drafts: Mapping[str, Draft]) -> None:
+    """Put every fault that a look at all documents shows into their readings. Pure.
+
+    Args:
+        project: params.yaml; ``None`` where it has faults, and nothing is said on what depends on it.
+        bases: Names that it declares; ``None`` where they are not known.
+        drafts: The manifests by variant.
+    """
+    for draft in drafts.values():
+        if draft.manifest is not None:
+            scope = _Scope(manifest=draft.manifest, draft=draft, drafts=drafts, project=project, bases=bases)
+            _check_sources(scope)
+            for name in draft.manifest.stages:
+                _check_settings(scope, name)
+                _check_stage(scope, name)
+            _check_release(scope)
+    _check_cycles(drafts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scope:
+    """One manifest with what its names may point at."""
+
+    manifest: Manifest
+    draft: Draft
+    drafts: Mapping[str, Draft]
+    project: Project | None
+    bases: Collection[str] | None
+
+    def fault(self, path: KeyPath, problem: str, mend: str) -> None:
+        self.draft.reading.fault(path, problem, mend)
+
+    def known(self, path: KeyPath, name: str, names: Collection[str], called: str) -> bool:
+        """Whether a name is declared; reports it where it is not."""
+        if name in names:
+            return True
+        if name:  # an empty one stands for a value whose fault is known
+            self.fault(path, f"unknown {called} {name!r}", nearest(name, names, f"{called}s here"))
+        return False
+
+    def artifacts(self) -> set[str]:
+        """Every name that a stage can start from."""
+        base = {BASE} if isinstance(self.draft.value, dict) and BASE in self.draft.value else set()
+        return self.draft.names("stages") | self.draft.names("adapters") | base
+
+
+def _check_sources(scope: _Scope) -> None:
+    manifest = scope.manifest
+    if manifest.base is not None:
+        _check_source(scope, (BASE,), manifest.base, "model")
+    for name, source in manifest.adapters.items():
+        _check_source(scope, ("adapters", name), source, "adapter")
+    for name in sorted(scope.draft.names("adapters") & scope.draft.names("stages")):
+        scope.fault(("adapters", name), f"{name!r} is a stage, too", "rename one of them: they share one set of names")
+
+
+def _check_source(scope: _Scope, path: KeyPath, source: BaseSource | AdapterSource, wanted: str) -> None:
+    match source:
+        case BaseName(name=base) if scope.bases is not None:
+            scope.known(path, base, scope.bases, "base")
+        case HubAdapter(base=base) | FolderAdapter(base=base) if scope.bases is not None:
+            scope.known((*path, "base"), base, scope.bases, "base")
+        case StageRef():
+            _check_stage_ref(scope, path, source, wanted)
+        case _:
+            pass
+
+
+def _check_stage_ref(scope: _Scope, path: KeyPath, source: StageRef, wanted: str) -> None:
+    if source.variant == scope.manifest.variant:
+        scope.fault(
+            path, "a stage of this variant itself", f"name {source.stage!r} where it is used; it needs no entry"
+        )
+        return
+    if not scope.known((*path, "variant"), source.variant, scope.drafts, "variant"):
+        return
+    other = scope.drafts[source.variant]
+    if not scope.known((*path, "stage"), source.stage, other.names("stages"), f"stage of {source.variant}"):
+        return
+    found = type_of(other.manifest, source.stage) if other.manifest is not None else None
+    if found not in {None, wanted}:
+        mend = f"name a stage of {source.variant} that gives {_article(wanted)}"
+        scope.fault(path, f"{source.variant}:{source.stage} gives {_article(str(found))}, not {_article(wanted)}", mend)
+
+
+def _check_stage(scope: _Scope, name: str) -> None:
+    path: KeyPath = ("stages", name)
+    stage = scope.manifest.stages[name]
+    match stage:
+        case PretrainStage():
+            _check_data(scope, (*path, "data"), stage.data, ("text",), "pretrain")
+        case SftStage() | DpoStage():
+            _check_training(scope, path, stage)
+        case FoldStage():
+            _check_artifact(scope, (*path, "from"), stage.from_, ("model",))
+            for adapter in stage.adapters:
+                _check_artifact(scope, (*path, "adapters", adapter), adapter, ("adapter",))
+        case EvaluateStage():
+            _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
+            if stage.against:
+                _check_artifact(scope, (*path, "against"), stage.against, ("model", "adapter"))
+            for label in stage.metrics:
+                _check_metric(scope, (*path, "metrics", label), stage, label)
+
+
+def _check_settings(scope: _Scope, name: str) -> None:
+    """What settings must keep together; only where every layer of them could be read."""
+    if scope.project is None or scope.draft.is_broken(f"stages.{name}") or scope.draft.is_broken("defaults"):
+        return
+    stage = effective(scope.project, scope.manifest, name)
+    path: KeyPath = ("stages", name)
+    if isinstance(stage, PretrainStage):
+        _check_network(scope, path, stage)
+    elif isinstance(stage, SftStage) and stage.train.loss_on == "assistant":
+        data = scope.manifest.data.get(stage.data)
+        if data is not None and data.format == "text":
+            mend = "write `train: {loss_on: all}` in the stage"
+            scope.fault((*path, "train", "loss_on"), "rows of text have no assistant's turns to learn", mend)
+
+
+def _check_training(scope: _Scope, path: KeyPath, stage: SftStage | DpoStage) -> None:
+    formats = ("messages", "text") if isinstance(stage, SftStage) else ("preference",)
+    _check_data(scope, (*path, "data"), stage.data, formats, stage.kind)
+    _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
+    if type_of(scope.manifest, stage.from_) != "adapter":
+        return
+    if stage.adapter is not None:
+        problem = f"a new adapter on {stage.from_!r}, which is an adapter itself"
+        mend = (
+            f"take `adapter` out to go on training {stage.from_!r}; or fold {stage.from_!r} into a model in a stage of "
+            "its own, and start from that"
+        )
+        scope.fault((*path, "adapter"), problem, mend)
+    if stage.targets is not None:
+        mend = "take `targets` out; its own targets are trained"
+        scope.fault((*path, "targets"), f"{stage.from_!r} is an adapter, and has targets of its own", mend)
+
+
+def _check_artifact(scope: _Scope, path: KeyPath, name: str, wanted: tuple[str, ...]) -> None:
+    if name == BASE and BASE not in scope.artifacts():
+        scope.fault(path, "the manifest has no `base`", "declare it, or start from a pretrain stage")
+        return
+    if not scope.known(path, name, scope.artifacts(), "stage or adapter"):
+        return
+    found = type_of(scope.manifest, name)
+    if found is not None and found not in wanted:
+        expected = " or ".join(map(_article, wanted))
+        scope.fault(path, f"{name!r} gives {_article(found)}, not {expected}", f"name {expected}")
+
+
+def _check_data(scope: _Scope, path: KeyPath, name: str, formats: tuple[str, ...], user: str) -> str:
+    """The format of a data set, once it is known to fit; else empty."""
+    if not scope.known(path, name, scope.draft.names("data"), "data set") or name not in scope.manifest.data:
+        return ""
+    found = scope.manifest.data[name].format
+    if found in formats:
+        return found
+    scope.fault(path, f"{name!r} holds {found}, {user} needs {' or '.join(formats)}", "name a data set of that format")
+    return ""
+
+
+def _check_network(scope: _Scope, path: KeyPath, stage: PretrainStage) -> None:
+    network = stage.network
+    place = (*path, "network")
+    if network.hidden_size % network.heads:
+        problem = f"{network.heads} heads do not divide a hidden size of {network.hidden_size}"
+        scope.fault((*place, "heads"), problem, "make the hidden size a multiple of the heads")
+    if network.kv_heads and network.heads % network.kv_heads:
+        problem = f"{network.kv_heads} key and value heads do not divide {network.heads} heads"
+        scope.fault((*place, "kv_heads"), problem, "choose a divisor of `heads`")
+    if network.architecture == "gpt2" and network.kv_heads not in {0, network.heads}:
+        scope.fault((*place, "kv_heads"), "gpt2 has as many key and value heads as heads", "leave `kv_heads` out")
+    if stage.train.max_length > network.context:
+        problem = f"sequences of {stage.train.max_length} tokens, the network reads {network.context}"
+        scope.fault((*path, "train", "max_length"), problem, f"write {network.context} or less, or raise `context`")
+
+
+def _check_metric(scope: _Scope, path: KeyPath, stage: EvaluateStage, label: str) -> None:
+    metric = stage.metrics[label]
+    found = _check_data(scope, path, metric.data, _FORMATS[metric.metric], metric.metric)
+    if metric.metric in _COMPARING and not stage.against:
+        scope.fault(path, f"{metric.metric} compares with `against`, which is missing", "add `against` to the stage")
+    if found and found != "messages" and _is_written(scope, path, "turns"):
+        scope.fault((*path, "turns"), f"rows of {found} have no turns to choose from", "take `turns` out")
+
+
+def _is_written(scope: _Scope, path: KeyPath, key: str) -> bool:
+    """Whether a key was written, rather than taken from the defaults."""
+    table: JSON = scope.draft.value
+    for part in path:
+        table = table.get(str(part)) if isinstance(table, dict) else None
+    return isinstance(table, dict) and key in table
+
+
+def _check_release(scope: _Scope) -> None:
+    manifest = scope.manifest
+    if scope.known(("release",), manifest.release, scope.draft.names("stages"), "stage") and (
+        type_of(manifest, manifest.release) == "report"
+    ):
+        problem = f"{manifest.release!r} gives a report, not a model or an adapter"
+        scope.fault(("release",), problem, "name the stage that is to be published")
+    for index, bound in enumerate(manifest.checks or ()):
+        _check_bound(scope, ("checks", index), bound)
+
+
+def _check_bound(scope: _Scope, path: KeyPath, bound: Check) -> None:
+    if bound.min is not None and bound.max is not None and bound.min > bound.max:
+        scope.fault(path, f"nothing is from {bound.min:g} to {bound.max:g}", "write the lower bound as `min`")
+    if not scope.known((*path, "stage"), bound.stage, scope.draft.names("stages"), "stage"):
+        return
+    stage = scope.manifest.stages.get(bound.stage)
+    if stage is None:
+        return
+    if not isinstance(stage, EvaluateStage):
+        mend = "name an evaluate stage"
+        scope.fault((*path, "stage"), f"{bound.stage!r} is a {stage.kind} stage, and measures nothing", mend)
+        return
+    if not scope.known((*path, "metric"), bound.metric, stage.metrics, f"label of {bound.stage}"):
+        return
+    key = "max_increase" if bound.max_increase is not None else "max_decrease"
+    if bound.max_increase is None and bound.max_decrease is None:
+        return
+    if not stage.against:
+        mend = f"add `against` to {bound.stage!r}, or write `min` or `max`"
+        scope.fault((*path, key), f"{bound.stage!r} compares with nothing", mend)
+    elif stage.metrics[bound.metric].metric in _COMPARING:
+        scope.fault((*path, key), f"{bound.metric!r} is a comparison itself", "write `min` or `max`")
+
+
+def _check_cycles(drafts: Mapping[str, Draft]) -> None:
+    """Report each cycle once, at its first stage by name."""
+    graph = {node: sorted(_inputs(drafts[node[0]], node[1])) for node in _nodes(drafts)}
+    while cycle := _cycle(graph):
+        variant, stage = cycle[0]
+        way = " -> ".join(f"{one}:{name}" for one, name in (*cycle, cycle[0]))
+        drafts[variant].reading.fault(("stages", stage), f"a cycle: {way}", "let one of them start from something else")
+        after = cycle[1 % len(cycle)]
+        graph[after].remove(cycle[0])
+
+
+def _nodes(drafts: Mapping[str, Draft]) -> list[_Node]:
+    manifests = {variant: draft.manifest for variant, draft in drafts.items() if draft.manifest is not None}
+    return [(variant, stage) for variant, manifest in manifests.items() for stage in manifest.stages]
+
+
+def _inputs(draft: Draft, name: str) -> set[_Node]:
+    """Stages, here and in other variants, whose artifacts a stage reads."""
+    manifest = draft.manifest
+    if manifest is None:
+        return set()
+    found: set[_Node] = set()
+    for role, used in references(manifest.stages[name]):
+        source = manifest.base if used == BASE else manifest.adapters.get(used)
+        if role == "data":
+            continue
+        if used in manifest.stages:
+            found.add((manifest.variant, used))
+        elif isinstance(source, StageRef):
+            found.add((source.variant, source.stage))
+    return found
+
+
+def _cycle(graph: Mapping[_Node, list[_Node]]) -> list[_Node]:
+    """The stages of one cycle, each read by the next, the first by name leading; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[_Node] = error.args[1][:-1]
+        first = found.index(min(found))
+        return found[first:] + found[:first]
+    return []
+
+
+def _article(word: str) -> str:
+    return f"an {word}" if word.startswith("a") else f"a {word}"
