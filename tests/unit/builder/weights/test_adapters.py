@@ -1,0 +1,233 @@
+"""What does not fit its configuration or its base is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from builder.weights.adapters import read_adapter
+from builder.weights.folder import read_model
+from registry.errors import InvalidError, NotFoundError
+from tests.workshop import HIDDEN, INNER, QUERY, Workshop, llama, lora
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DOWN_A = f"base_model.model.{QUERY}.lora_A.weight"
+DOWN_B = f"base_model.model.{QUERY}.lora_B.weight"
+SQUARE = {QUERY: (HIDDEN, HIDDEN)}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    return Workshop(root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"peft_type": "IA3"}, "adapters of type IA3 cannot be folded yet"),
+        (
+            {"use_dora": True},
+            "use_dora = True cannot be folded yet: DoRA scales the rows of the sum, it is no plain addition",
+        ),
+        ({"bias": "all"}, "bias = 'all' cannot be folded yet: it changes biases too"),
+        ({"lora_bias": True}, "lora_bias = True cannot be folded yet: its factors have biases"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            "modules_to_save = ['lm_head'] cannot be folded yet: it replaces whole modules",
+        ),
+        (
+            {"trainable_token_indices": [1, 2]},
+            "trainable_token_indices = [1, 2] cannot be folded yet: it replaces rows of the embedding",
+        ),
+        (
+            {"target_parameters": ["experts.gate_up_proj"]},
+            "target_parameters = ['experts.gate_up_proj'] cannot be folded yet: it changes stacked expert weights",
+        ),
+        (
+            {"init_lora_weights": "pissa_niter_16"},
+            "init_lora_weights = 'pissa_niter_16' cannot be folded yet: it changed its base when training began",
+        ),
+        ({"use_magic": {"a": 1}}, "use_magic = {'a': 1} cannot be folded yet: this tool does not know what it means"),
+        ({"r": 3}, f"tensor '{DOWN_A}' has rank 2 (its other factor 2), the configuration says 3"),
+        ({"r": True}, f"rank True of {QUERY} is no whole number from 1"),
+        ({"lora_alpha": "8"}, f"alpha '8' of {QUERY} is no number"),
+        ({"rank_pattern": []}, f"tensor '{DOWN_A}' has rank 2 (its other factor 2), the configuration says 4"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern is not a table"),
+        (
+            {"alpha_pattern": {"q_proj": 3, r"layers\.0\..*": 5}},
+            f"alpha_pattern gives {QUERY} several values, by 'layers\\\\.0\\\\..*' and 'q_proj'",
+        ),
+        ({"alpha_pattern": {"(a+)+": 1}}, "pattern '(a+)+' is too involved to match safely"),
+        ({"alpha_pattern": {"(.*.*.*.*.*)x": 1}}, "pattern '(.*.*.*.*.*)x' is too involved to match safely"),
+        (
+            {"alpha_pattern": {"(q_proj": 1}},
+            "pattern '(q_proj' is no regular expression: missing ), unterminated subpattern at position 7",
+        ),
+        (
+            {"target_modules": ["v_proj", "proj"]},
+            f"tensor '{DOWN_A}' is on {QUERY}, which target_modules does not name",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_configuration_that_cannot_be_folded_is_refused_by_name(
+    shop: Workshop, config: dict[str, object], what: str
+) -> None:
+    rank = {"r": 4} if config == {"rank_pattern": []} else {}
+    with pytest.raises(InvalidError) as caught:
+        read_adapter(shop.adapter(None, lora(SQUARE), **{**rank, **config}))
+    assert caught.value.what == what
+
+
+def test_settings_that_do_not_change_the_sum_are_fine(shop: Workshop) -> None:
+    adapter = read_adapter(
+        shop.adapter(
+            None,
+            lora(SQUARE),
+            bias="none",
+            lora_dropout=0.5,
+            init_lora_weights="gaussian",
+            target_modules={"q_proj", "v_proj"},
+            layers_to_transform=[0],
+            use_dora=False,
+            modules_to_save=None,
+            use_something_new=None,
+        )
+    )
+    assert [pair.module for pair in adapter.pairs] == [QUERY]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({DOWN_A: None}, f"tensor '{DOWN_B}' has no factor A beside it"),
+        ({DOWN_B: None}, f"tensor '{DOWN_A}' has no factor B beside it"),
+        ({DOWN_A: torch.ones(0, HIDDEN)}, f"tensor '{DOWN_A}' is F32 [0, 8], no matrix of floats"),
+        ({DOWN_A: torch.ones(HIDDEN)}, f"tensor '{DOWN_A}' is F32 [8], no matrix of floats"),
+        ({DOWN_A: torch.ones(2, HIDDEN, dtype=torch.int8)}, f"tensor '{DOWN_A}' is I8 [2, 8], no matrix of floats"),
+        (
+            {DOWN_B: torch.ones(HIDDEN, 3)},
+            f"tensor '{DOWN_A}' has rank 2 (its other factor 3), the configuration says 2",
+        ),
+        (
+            {"base_model.model.model.embed_tokens.weight": torch.ones(2, 2)},
+            "tensor 'base_model.model.model.embed_tokens.weight' is no factor of a LoRA pair",
+        ),
+        (
+            {f"base_model.model.{QUERY}.base_layer.weight": torch.ones(2, 2)},
+            f"tensor 'base_model.model.{QUERY}.base_layer.weight' is no factor of a LoRA pair",
+        ),
+        (
+            {DOWN_B: None, f"base_model.model.{QUERY}.lora_embedding_B": torch.ones(HIDDEN, 2)},
+            f"tensor '{DOWN_A}' is beside a factor of another form",
+        ),
+        ({DOWN_A: None, DOWN_B: None}, "the adapter has no tensors"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    shop: Workshop, change: dict[str, torch.Tensor | None], what: str
+) -> None:
+    tensors = {name: tensor for name, tensor in (lora(SQUARE) | change).items() if tensor is not None}
+    with pytest.raises(InvalidError) as caught:
+        read_adapter(shop.adapter(None, tensors))
+    assert caught.value.what == what
+
+
+@pytest.mark.parametrize(
+    ("modules", "what"),
+    [
+        (
+            {"model.layers.9.self_attn.q_proj": (HIDDEN, HIDDEN)},
+            "is on model.layers.9.self_attn.q_proj, which the model has not",
+        ),
+        ({QUERY: (INNER, HIDDEN)}, f"and its other factor make [12, 8]; {QUERY}.weight is BF16 [8, 8]"),
+        ({"model.norm": (HIDDEN, HIDDEN)}, "and its other factor make [8, 8]; model.norm.weight is BF16 [8]"),
+        (
+            {"layers.0.self_attn.q_proj": (HIDDEN, HIDDEN), QUERY: (HIDDEN, HIDDEN)},
+            f"and another one are both on {QUERY}.weight",
+        ),
+    ],
+)
+def test_what_the_base_has_not_is_refused_by_name(
+    shop: Workshop, modules: dict[str, tuple[int, int]], what: str
+) -> None:
+    adapter = read_adapter(shop.adapter(None, lora(modules)))
+    with pytest.raises(InvalidError) as caught:
+        adapter.terms(read_model(shop.model()))
+    assert caught.value.what.endswith(f"' {what}")
+
+
+@pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
+def test_a_tied_embedding_is_refused(shop: Workshop, module: str) -> None:
+    adapter = read_adapter(shop.adapter(None, lora({module: (16, HIDDEN)})))
+    with pytest.raises(InvalidError) as caught:
+        adapter.terms(read_model(shop.model(llama(tied=True), tie_word_embeddings=True)))
+    assert str(caught.value) == (
+        f"tensor 'base_model.model.{module}.lora_A.weight' is on an embedding that is tied to the head: "
+        "the sum would change both\n"
+        f"  where: {adapter.path / 'adapter_model.safetensors'}\n"
+        "  mend: train the adapter on other modules, or untie the model first"
+    )
+
+
+@pytest.mark.parametrize("module", ["layers.0.self_attn.q_proj", QUERY, f"language.{QUERY}"])
+def test_the_outermost_prefix_may_be_there_or_not(shop: Workshop, module: str) -> None:
+    adapter = read_adapter(shop.adapter(None, lora({module: (HIDDEN, HIDDEN)})))
+    assert list(adapter.terms(read_model(shop.model()))) == [f"{QUERY}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"lora_alpha": 3}, 1.5),
+        ({"lora_alpha": 3, "use_rslora": True}, 3 / 2**0.5),
+        ({"lora_alpha": 3, "alpha_pattern": {"q_proj": 5}}, 2.5),
+        ({"lora_alpha": 3, "alpha_pattern": {"0.self_attn.q_proj": 5}}, 2.5),
+        ({"lora_alpha": 3, "alpha_pattern": {r"layers\.[0-3]\.self_attn.*": 5}}, 2.5),
+        ({"lora_alpha": 3, "alpha_pattern": {"proj": 5}}, 1.5),
+        ({"r": 8, "lora_alpha": 3, "rank_pattern": {"q_proj": 2}}, 1.5),
+    ],
+)
+def test_the_scale_is_that_of_the_configuration(shop: Workshop, config: dict[str, object], scale: float) -> None:
+    adapter = read_adapter(shop.adapter(None, lora(SQUARE), **config))
+    (term,) = adapter.terms(read_model(shop.model()), weight=2.0).values()
+    assert term.scale == 2 * scale
+
+
+def test_square_conv1d_weights_are_told_by_family_and_name(shop: Workshop) -> None:
+    tensors = {
+        "transformer.wte.weight": torch.ones(16, HIDDEN),
+        "transformer.h.0.attn.c_proj.weight": torch.ones(HIDDEN, HIDDEN),
+        "transformer.h.0.attn.other.weight": torch.ones(HIDDEN, HIDDEN),
+    }
+    modules = {"transformer.h.0.attn.c_proj": (HIDDEN, HIDDEN), "transformer.h.0.attn.other": (HIDDEN, HIDDEN)}
+    adapter = read_adapter(shop.adapter(None, lora(modules), fan_in_fan_out=False))
+    terms = adapter.terms(read_model(shop.model(tensors, model_type="gpt2")))
+    assert {name: term.transposed for name, term in terms.items()} == {
+        "transformer.h.0.attn.c_proj.weight": True,
+        "transformer.h.0.attn.other.weight": False,
+    }
+    unknown = read_adapter(shop.adapter(None, lora(modules), fan_in_fan_out=True))
+    terms = unknown.terms(read_model(shop.model(tensors, model_type="own")))
+    assert all(term.transposed for term in terms.values())
+
+
+def test_a_missing_file_is_named(shop: Workshop) -> None:
+    folder = shop.adapter(None)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(NotFoundError) as caught:
+        read_adapter(folder)
+    assert caught.value.what == "adapter_model.safetensors is not there"
+
+
+def test_the_configuration_must_be_a_table(shop: Workshop) -> None:
+    folder = shop.adapter(None)
+    (folder / "adapter_config.json").write_text(json.dumps([1]))
+    with pytest.raises(InvalidError) as caught:
+        read_adapter(folder)
+    assert caught.value.what == "not a table"
