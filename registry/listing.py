@@ -73,10 +73,11 @@ def check_paths(paths: Sequence[str], *, where: str) -> None:
         check_path(path, where=where)
     seen: dict[str, str] = {}
     for path in sorted(paths):
-        other = seen.setdefault(path.casefold(), path)
-        if other is not path:
+        other = seen.get(path.casefold())
+        if other is not None:
             problem = f"{path!r} is listed twice" if other == path else f"{other!r} and {path!r} differ in case only"
             raise InvalidError(problem, where=where, mend=_PUSH_AGAIN)
+        seen[path.casefold()] = path
     for path in sorted(paths):
         parts = path.casefold().split("/")
         for end in range(1, len(parts)):

@@ -7,7 +7,7 @@
 4. Every object is hashed again while it is linked out of the store, into a folder beside the target.
 5. That folder is renamed to the target.
 
-The record itself is the caller's to prove: ``resolve`` takes it from git and checks it against the lock and the tag.
+The record itself is the caller's to prove: ``resolve`` takes it from git, and checks it against the lock and the tag.
 """
 
 from __future__ import annotations
