@@ -341,8 +341,15 @@ class OneOf:
         return {one.key for one in member.fields} - others
 
     def schema(self, definitions: dict[str, JSON]) -> Schema:
-        """Any of the members."""
-        return {"anyOf": [one.schema(definitions) for one in self.members]}
+        """Any of the members; named ones each under their name, so that an editor speaks of one table only."""
+        if not self.by:
+            return {"anyOf": [one.schema(definitions) for one in self.members]}
+        named: list[JSON] = [
+            {"if": {"properties": {self.by: {"const": name}}}, "then": self.member(name).schema(definitions)}
+            for name in self.names
+        ]
+        choice: JSON = {self.by: {"enum": list(self.names)}}
+        return {"type": "object", "required": [self.by], "properties": choice, "allOf": named}
 
 
 def _stand_in(shape: Shape) -> object:

@@ -185,7 +185,7 @@ class DataSet:
 class PretrainStage:
     """Makes a small model and its tokenizer from text."""
 
-    kind: Annotated[Literal["pretrain"], Key("`pretrain`.", required=True, own=True)] = "pretrain"
+    kind: Annotated[Literal["pretrain"], Key("Kind of the stage.", required=True, own=True)] = "pretrain"
     data: Annotated[Name, Key("A data set of texts.", own=True)]
     network: Annotated[NetworkSettings, Key("The network.")]
     tokenizer: Annotated[TokenizerSettings, Key("The tokenizer.")] = field(default_factory=TokenizerSettings)
@@ -203,7 +203,7 @@ class SftStage:
 
     RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
 
-    kind: Annotated[Literal["sft"], Key("`sft`.", required=True, own=True)] = "sft"
+    kind: Annotated[Literal["sft"], Key("Kind of the stage.", required=True, own=True)] = "sft"
     from_: Start
     data: Annotated[Name, Key("A data set of messages or texts.", own=True)]
     adapter: NewAdapter = None
@@ -217,7 +217,7 @@ class DpoStage:
 
     RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
 
-    kind: Annotated[Literal["dpo"], Key("`dpo`.", required=True, own=True)] = "dpo"
+    kind: Annotated[Literal["dpo"], Key("Kind of the stage.", required=True, own=True)] = "dpo"
     from_: Start
     data: Annotated[Name, Key("A data set of preferences.", own=True)]
     adapter: NewAdapter = None
@@ -229,7 +229,7 @@ class DpoStage:
 class FoldStage:
     """Adds adapters into a model; all of them are summed before the one rounding."""
 
-    kind: Annotated[Literal["fold"], Key("`fold`.", required=True, own=True)] = "fold"
+    kind: Annotated[Literal["fold"], Key("Kind of the stage.", required=True, own=True)] = "fold"
     from_: Annotated[Name, Key("The model: `base` or a stage.", name="from", own=True)]
     adapters: Annotated[
         Mapping[Name, Annotated[float, Number(minimum=-1000, maximum=1000)]],
@@ -242,7 +242,7 @@ class FoldStage:
 class EvaluateStage:
     """Measures a model or an adapter, and what it is compared with."""
 
-    kind: Annotated[Literal["evaluate"], Key("`evaluate`.", required=True, own=True)] = "evaluate"
+    kind: Annotated[Literal["evaluate"], Key("Kind of the stage.", required=True, own=True)] = "evaluate"
     from_: Annotated[Name, Key("What to measure: `base`, a stage or an adapter.", name="from", own=True)]
     against: Annotated[Name, Key("What to compare with; `kl`, `top1_agreement` and rewards need it.", own=True)] = ""
     metrics: Annotated[Mapping[Label, Metric], Key("Measurements by label.", own=True), Filled()]

@@ -27,7 +27,7 @@ BASE = "base"
 """What a stage calls the manifest's own base."""
 
 _NAME = "[a-z][a-z0-9-]*"
-_NAME_WORDS = "a name of small letters, digits and hyphens, a letter first"
+_NAME_WORDS = "a name"
 _NAME_MEND = "rename it: small letters, digits and hyphens, a letter first"
 _LABEL = "[a-z][a-z0-9_-]*"
 _VERSION = r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?"
@@ -48,7 +48,7 @@ Label: TypeAlias = Annotated[
     str,
     Text(
         pattern=_LABEL,
-        expected="a label of small letters, digits, hyphens and underscores, a letter first",
+        expected="a label",
         mend="rename it: small letters, digits, hyphens and underscores, a letter first",
         max_length=64,
     ),
@@ -57,7 +57,7 @@ RepositoryPath: TypeAlias = Annotated[
     str,
     Text(
         pattern=f"{_SEGMENT}(?:/{_SEGMENT})*",
-        expected="a path within the repository, from its root, such as data/rows.jsonl",
+        expected="a path within the repository, from its root",
         mend="put it into the repository, and write its path from the root",
         max_length=1024,
     ),

@@ -111,6 +111,11 @@ class DpoTraining(Training):
 class PretrainTraining(Training):
     """Training from nothing; texts are packed end to end."""
 
+    # The network's own default context: a sequence is never longer than that.
+    max_length: Annotated[
+        int, Key("Length of a sequence, in tokens; at most `context`."), Number(minimum=8, maximum=2**24)
+    ] = 512
+
     learning_rate: Annotated[float, Key("Highest learning rate."), Number(above=0, maximum=10)] = 1e-3
 
 

@@ -151,7 +151,7 @@ class Number:
         highest = {"below": self.below, "up to" if self.minimum is None else "to": self.maximum}
         low = [f"{word} {bound:.12g}" for word, bound in lowest.items() if bound is not None]
         high = [f"{word} {bound:.12g}" for word, bound in highest.items() if bound is not None]
-        joint = ", " if self.above is not None else " "
+        joint = " " if self.above is None and self.below is None else ", "
         return f"{noun} {joint.join(low + high)}".rstrip()
 
     def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
