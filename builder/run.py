@@ -16,11 +16,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from registry.lineage import ancestors_of_model
-
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
 from builder.load import load
+from builder.pedigree import ancestors
 from builder.pipeline import pipeline_file, pipelines
 from builder.reuse import find_reusable
 from builder.runner import read_runner
@@ -36,11 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from registry.index import Index
-    from registry.store import Store
-
     from builder.graph import Edge, Node
     from builder.load import Workspace
+    from registry.index import Index
+    from registry.store import Store
 
 __all__ = ["run_stage"]
 
@@ -113,7 +111,8 @@ def _find(graph: Mapping[Address, Node], address: Address) -> Node:
 
 
 def _check_recipe(workspace: Workspace, node: Node) -> None:
-    pinned, ours = workspace.project.recipes.get(node.kind), KINDS[node.kind].recipe
+    recipes: Mapping[str, int] = {**workspace.project.recipes}
+    pinned, ours = recipes.get(node.kind), KINDS[node.kind].recipe
     if pinned != ours:
         raise RefusedError(
             f"recipe {pinned} of kind {node.kind!r} is pinned, this tool has {ours}",
@@ -156,7 +155,7 @@ def _verified(root: Path, edge: Edge, index: Index) -> Input:
         format="",
         settings=edge.settings,
         source=str(edge.source),
-        ancestors=ancestors_of_model(index, artifact.digest) if edge.role == "from" else frozenset(),
+        ancestors=ancestors(index, artifact.digest) if edge.role == "from" else frozenset(),
     )
 
 

@@ -1,0 +1,241 @@
+"""The ``varietal`` command: builder verbs beside registry verbs, and the one place where errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from registry import cli as registry_cli
+from registry.canonical import pretty
+from registry.errors import Error, InvalidError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry.canonical import JSON
+    from registry.digest import Digest
+
+__all__ = ["app", "main"]
+
+_USAGE_EXIT_CODE = 4
+_INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(
+    name="varietal",
+    help="GitOps for language-model variants: declare, rebuild what changed, release, pull what is proven.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+registry_cli.register(app)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Variant = Annotated[str, typer.Argument(help="Name of a variant: a folder under models/.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,  # noqa: FBT002
+) -> None:
+    """Options before the verb; ``main`` reads ``--debug`` where it catches."""
+    del debug
+
+
+@app.command("init")
+def _init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the repository; made if it is not there.")] = Path(),
+    *,
+    base: Annotated[list[str], typer.Option(help="A base model in that folder, as NAME=PATH; may be repeated.")] = [],  # noqa: B006 - read only
+    json: Json = False,
+) -> None:
+    """Make a repository for variants: git, DVC, pipelines, params.yaml."""
+    from builder.init import init
+
+    written = init(folder, dict(_parse_base(folder, text) for text in base))
+    _print(json, {"written": list(written)}, [f"wrote {path}" for path in written])
+    _say("next: write models/<name>/model.yaml, then `varietal compile` and `dvc repro`")
+
+
+@app.command("lint")
+def _lint(*, json: Json = False) -> None:
+    """Check every manifest; all faults are listed at once."""
+    from builder.graph import build_graph
+    from builder.load import load
+
+    workspace = load(_root())
+    stages = len(build_graph(workspace))
+    variants = sorted(workspace.manifests)
+    _print(json, {"variants": [*variants], "stages": stages}, [f"{len(variants)} variants, {stages} stages: no fault"])
+
+
+@app.command("compile")
+def _compile(
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is stale.")] = False,
+    json: Json = False,
+) -> None:
+    """Write each variant's dvc.yaml from its manifest."""
+    from builder.compiled import stale_pipelines, write_pipelines
+
+    root = _root()
+    if check:
+        stale = stale_pipelines(root)
+        _print(json, {"stale": list(stale)}, stale or ["every pipeline is what its manifest says"])
+        if stale:
+            raise RefusedError(
+                f"{len(stale)} pipeline files are stale", where=", ".join(stale), mend="run `varietal compile`"
+            )
+        return
+    written = write_pipelines(root)
+    _print(json, {"written": list(written)}, [f"wrote {path}" for path in written] or ["nothing to write"])
+
+
+@app.command("run")
+def _run(
+    variant: Annotated[str, typer.Argument(help="Name of a variant, or `bases`.")],
+    stage: Annotated[str, typer.Argument(help="Name of a stage, or `records`.")],
+    only: Annotated[list[str], typer.Argument(help="With `records`: the stages to copy; all if none.")] = [],  # noqa: B006 - read only
+) -> None:
+    """Build one stage: what DVC calls; `dvc repro` is what you want."""
+    from builder.graph import Address
+    from builder.pipeline import RECORDS
+    from registry.index import Index
+
+    root = _root()
+    if stage == RECORDS:
+        _run_records(root, variant, only)
+        return
+    if only:
+        raise InvalidError(f"unexpected {' '.join(only)}", where="varietal run", mend="name one stage")
+    from builder.run import run_stage
+    from registry.history import Repository
+
+    with Index.open(Repository(root)) as index:
+        run_stage(root, Address(variant=variant, stage=stage), index=index, store=registry_cli.open_store(), say=_say)
+
+
+@app.command("components")
+def _components(
+    ref: Annotated[str, typer.Argument(help="A stage (name:stage) in this tree, or a folder.")],
+    *,
+    select: Annotated[str, typer.Option(help="A selector as YAML, such as '[attention, mlp.up]'.")] = "",
+    json: Json = False,
+) -> None:
+    """Print the components of a network, their sizes, and what a selector matches."""
+    from builder.inspect import tensors_of
+    from registry import yaml12
+    from registry.component_tree import describe, tabulate
+    from registry.selector import Selector
+
+    selector = Selector.parse(yaml12.load(select, "--select").value, where="--select") if select else None
+    tensors = tensors_of(_root, ref)
+    if json:
+        _print(json, [row.to_json() for row in tabulate(tensors, selector)], ())
+    else:
+        _print(json, None, describe(tensors, selector))
+
+
+@app.command("pin")
+def _pin(
+    source: Annotated[str, typer.Argument(help="A folder of this repository, or hub:organisation/name[@revision].")],
+    *,
+    json: Json = False,
+) -> None:
+    """Print the entry that pins a model or an adapter, for params.yaml or a manifest."""
+    from builder.pin import pin
+
+    entry = pin(_root(), source)
+    _print(json, dict(entry), [f'{key}: "{value}"' if key != "path" else f"{key}: {value}" for key, value in entry])
+
+
+@app.command("gate")
+def _gate(variant: Variant, *, json: Json = False) -> None:
+    """Judge a variant's checks from its records, and whether its lock is fresh. No GPU, no evaluation."""
+    from builder.release import judge_variant
+
+    verdict = judge_variant(_root(), variant)
+    lines = [f"{'pass' if one.passed else 'FAIL'}  {one.reason}" for one in verdict.judgements]
+    lines += [f"FAIL  {reason}" for reason in verdict.stale]
+    _print(json, verdict.to_json(), lines or ["no checks, on purpose; the lock is fresh"])
+    if not verdict.passed:
+        raise RefusedError(
+            "the gate says no", where=f"models/{variant}", mend="mend each FAIL above: `dvc repro`, or another manifest"
+        )
+
+
+@app.command("release")
+def _release(
+    ref: Annotated[str, typer.Argument(help="Variant and version: name@v1.0.0.")],
+    *,
+    remote: Annotated[str, typer.Option(help="DVC remote that must have the bytes; the default one if none.")] = "",
+    json: Json = False,
+) -> None:
+    """Tag a version: on the main branch, checks passed, lock fresh, bytes on the remote."""
+    from builder.release import release_variant
+
+    tag = release_variant(_root(), ref, remote, store=registry_cli.open_store(), say=_say)
+    _print(json, {"tag": tag.name, "commit": tag.commit}, [f"{tag.name} is commit {tag.commit}"])
+    _say(f"next: `git push origin {tag.name}`, and `varietal promote {tag.name} CHANNEL`")
+
+
+def main() -> None:
+    """Run the command; an error of ours ends here, with its message and its exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except Error as error:
+        if debug:
+            raise
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(_USAGE_EXIT_CODE)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        sys.exit(_INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _root() -> Path:
+    from registry.history import find_root
+
+    return find_root(Path.cwd())
+
+
+def _run_records(root: Path, variant: str, only: Sequence[str]) -> None:
+    from builder.graph import build_graph
+    from builder.load import load
+    from builder.records import copy_records
+
+    stages = [address.stage for address in build_graph(load(root)) if address.variant == variant]
+    for path in copy_records(root, variant, only or stages, prune=not only):
+        _say(f"{variant}: {path}")
+
+
+def _parse_base(root: Path, text: str) -> tuple[str, tuple[str, Digest]]:
+    from builder.sources import folder_pin
+
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise InvalidError(f"{text!r} is not NAME=PATH", where="--base", mend="write --base tiny=bases/source/tiny")
+    return name, (path, folder_pin(root / path))
+
+
+def _print(json: bool, value: JSON, lines: Sequence[str]) -> None:  # noqa: FBT001 - named at no call
+    text = pretty(value).decode() if json else "".join(f"{line}\n" for line in lines)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,50 @@
+"""The pipeline files of a work tree: which are stale, and writing them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.graph import build_graph
+from builder.load import load
+from builder.pipeline import pipelines
+from builder.work import write_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["stale_pipelines", "write_pipelines"]
+
+
+def stale_pipelines(root: Path) -> tuple[str, ...]:
+    """Pipeline files that are not what the manifests say, those of no variant among them.
+
+    Raises:
+        InvalidError: A manifest is at fault.
+    """
+    texts = pipelines(build_graph(load(root)))
+    left_over = {str(path.relative_to(root)) for path in root.glob("models/*/dvc.yaml")} - set(texts)
+    return tuple(sorted({path for path, text in texts.items() if not _is(root / path, text)} | left_over))
+
+
+def write_pipelines(root: Path) -> tuple[str, ...]:
+    """Write what is stale; the pipeline of a variant that is gone is removed, its lock stays in git's history.
+
+    Returns:
+        The paths written or removed.
+
+    Raises:
+        InvalidError: A manifest is at fault; nothing was written.
+    """
+    texts = pipelines(build_graph(load(root)))
+    stale = stale_pipelines(root)
+    for path in stale:
+        if path in texts:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            write_file(root / path, texts[path].encode())
+        else:
+            (root / path).unlink()
+    return stale
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()

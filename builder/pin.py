@@ -1,0 +1,64 @@
+"""What to write into ``params.yaml`` or a manifest so that a source can never change unseen."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from builder.sources import folder_pin
+from registry.errors import InvalidError, MachineError, NotFoundError, TransportError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["pin"]
+
+_HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+
+
+def pin(root: Path, source: str) -> tuple[tuple[str, str], ...]:
+    """The entry that pins a source, as pairs of key and value.
+
+    Args:
+        root: Root of the repository.
+        source: A folder, or ``hub:organisation/name`` with ``@branch``, ``@tag`` or ``@commit`` after it.
+
+    Raises:
+        NotFoundError: There is no such folder, repository or revision.
+        InvalidError: The folder is outside of the repository.
+        TransportError: The Hub does not answer.
+    """
+    match = _HUB.fullmatch(source)
+    if match is not None:
+        return ("hub", match["name"]), ("revision", _commit(match["name"], match["revision"] or "main"))
+    folder = (root / source).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise InvalidError("the folder is outside of the repository", where=source, mend="copy it into the repository")
+    return ("path", str(folder.relative_to(root.resolve()))), ("sha256", folder_pin(folder).hex)
+
+
+def _commit(name: str, revision: str) -> str:
+    """The commit that a branch or a tag of a Hub repository points at now."""
+    try:
+        from huggingface_hub import HfApi  # noqa: PLC0415 - part of the build extra
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            "huggingface_hub is not installed", where="varietal pin", mend="pip install 'varietal[build]'"
+        ) from error
+    where = f"hub:{name}@{revision}"
+    try:
+        return str(HfApi().model_info(name, revision=revision, timeout=30).sha)
+    except HFValidationError as error:
+        raise InvalidError(f"{name!r} is no repository's name", where=where, mend="write organisation/name") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        if status in {401, 403, 404}:
+            raise NotFoundError(
+                "no such repository or revision, or it is not open to you",
+                where=where,
+                mend="check it; `hf auth login`",
+            ) from error
+        raise TransportError(f"the Hub answered {status}", where=where, mend="try again later") from error
+    except OSError as error:
+        raise TransportError(f"the Hub does not answer: {error}", where=where, mend="check the network") from error
