@@ -222,7 +222,7 @@ class Repository:
         Raises:
             NotFoundError: There is no such revision, or no such file in it.
         """
-        commit = self.resolve(revision)
+        commit = revision if _OBJECT.fullmatch(revision) else self.resolve(revision)
         data = next(self.read_blobs([f"{commit}:{PurePosixPath(path)}"]))
         if data is None:
             raise NotFoundError(

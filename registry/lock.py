@@ -5,6 +5,7 @@ DVC names content by md5; that finds bytes in its cache or a remote. What they m
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,6 +43,10 @@ class LockedFile:
     def is_folder(self) -> bool:
         """Whether ``md5`` names the listing of a folder."""
         return self.md5.endswith(".dir")
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether this names these bytes."""
+        return hashlib.md5(data, usedforsecurity=False).hexdigest() == self.md5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,138 @@
+"""The SQLite file beneath the index: its tables, how it is opened, and how a damaged one is thrown away."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from registry.errors import MachineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["is_damage", "make_again", "open_database", "unusable"]
+
+_LAYOUT = 1  # of the tables below; another number means: make the file again
+_WAIT_S = 60.0
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_FILE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
+
+_TABLES = f"""
+create table state (key text primary key, value text not null) without rowid;
+create table records (
+    id integer primary key,
+    digest blob not null unique,
+    variant text not null,
+    stage text not null,
+    action blob not null,
+    artifact blob not null,
+    weights blob,
+    listing blob not null,
+    body blob not null
+);
+create index records_by_action on records (action);
+create index records_by_artifact on records (artifact);
+create index records_by_weights on records (weights);
+create table inputs (digest blob not null, record integer not null, primary key (digest, record)) without rowid;
+create table files (
+    digest blob not null, artifact blob not null, path text not null, primary key (digest, artifact, path)
+) without rowid;
+create table tensors (
+    digest blob not null, artifact blob not null, name text not null, primary key (digest, artifact, name)
+) without rowid;
+create table listings (artifact blob primary key) without rowid;
+create table blobs (blob text primary key, record integer, problem text not null) without rowid;
+create table commits (
+    record integer not null, commit_id text not null, path text not null, primary key (record, commit_id, path)
+) without rowid;
+create table unreadable (blob text not null, path text not null, primary key (blob, path)) without rowid;
+create table work_tree (
+    path text primary key, stamp text not null, record integer, problem text not null
+) without rowid;
+create index work_tree_by_record on work_tree (record);
+pragma user_version = {_LAYOUT};
+"""
+
+
+def open_database(path: Path | None) -> sqlite3.Connection:
+    """A database with our tables in it; ``None``: in memory."""
+    if path is None:
+        return _connect(":memory:")
+    try:
+        return _connect(str(path))
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _NO_FILE:
+            return _connect(":memory:")
+        if not is_damage(error):
+            raise unusable(error, path) from error
+    return make_again(path)
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    """Open, and make the tables where they are missing or of another layout.
+
+    Raises:
+        sqlite3.DatabaseError: The file is no database, is damaged, or cannot be written.
+    """
+    database = sqlite3.connect(name, timeout=_WAIT_S, isolation_level=None)
+    try:
+        database.execute("pragma synchronous = normal")
+        if _layout(database) != _LAYOUT:
+            database.execute("begin immediate")
+            if _layout(database) != _LAYOUT:  # no other process made them meanwhile
+                _drop_all(database)
+                for statement in _TABLES.split(";\n"):
+                    database.execute(statement)
+            database.execute("commit")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _layout(database: sqlite3.Connection) -> int:
+    return int(database.execute("pragma user_version").fetchone()[0])
+
+
+def _drop_all(database: sqlite3.Connection) -> None:
+    for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+        database.execute(f'drop table "{table}"')
+
+
+def make_again(path: Path) -> sqlite3.Connection:
+    """Throw the file away, unless another process did so before us."""
+    with path.with_suffix(".lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_damaged(path):
+            for name in (path.name, f"{path.name}-journal", f"{path.name}-wal", f"{path.name}-shm"):
+                path.with_name(name).unlink(missing_ok=True)
+        return _connect(str(path))
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        with closing(_connect(str(path))) as database:
+            return bool(database.execute("pragma quick_check").fetchone()[0] != "ok")
+    except sqlite3.DatabaseError as error:
+        return is_damage(error)
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    """SQLite's primary result code."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error means that the file is damaged or no database, rather than in use or out of reach."""
+    return _code(error) in _DAMAGE
+
+
+def unusable(error: sqlite3.DatabaseError, path: Path) -> MachineError:
+    """The error for all that making the file again would not mend."""
+    return MachineError(
+        f"the index cannot be used: {error}",
+        where=str(path),
+        mend="see to the disk and to other processes; the file can be removed at any time",
+    )
