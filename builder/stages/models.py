@@ -1,0 +1,127 @@
+"""Models and adapters of artifact folders, opened for reading: local files alone, no code of theirs, no pickles."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from registry.errors import InvalidError, NotFoundError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.environment import Device
+    from builder.stage import Input
+
+__all__ = ["Opened", "open_adapter", "open_input", "open_model", "open_tokenizer"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A model ready to be read from.
+
+    Attributes:
+        model: A transformers model, or PEFT's wrapper of it, in evaluation mode.
+        tokenizer: The tokenizer of the model, or of the base under the adapter.
+        where: What it is, for errors.
+    """
+
+    model: Any
+    tokenizer: Any
+    where: str
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401 - transformers has no types
+        """The configuration of the part that reads and writes text."""
+        return self.model.config.get_text_config()
+
+
+def open_input(source: Input, base: Input | None, device: Device, *, dtype: str = "float32") -> Opened:
+    """Open what an input gives: a model, or an adapter over its base.
+
+    Raises:
+        InvalidError: It is an adapter and there is no base, or weights are missing or do not fit.
+        NotFoundError: The folder has no weights in safetensors.
+    """
+    where = f"{source.role}: {source.name}"
+    if source.artifact is None or source.artifact.type != "adapter":
+        model = open_model(source.path, device, dtype=dtype)
+        return Opened(model=model, tokenizer=open_tokenizer(source.path), where=where)
+    if base is None:
+        raise InvalidError(
+            f"{source.name} is an adapter and the model under it is not given",
+            where=where,
+            mend="run `varietal compile`; it adds the base of an adapter to the stage",
+        )
+    model = open_adapter(open_model(base.path, device, dtype=dtype), source.path)
+    return Opened(model=model, tokenizer=open_tokenizer(base.path), where=where)
+
+
+def open_model(folder: Path, device: Device, *, dtype: str = "float32") -> Any:  # noqa: ANN401 - no types to be had
+    """A causal model in evaluation mode, every weight of it read from the folder.
+
+    Args:
+        folder: A model folder in Hugging Face's layout.
+        device: Where to put it.
+        dtype: ``float32``, or ``auto`` for the dtype that is stored.
+
+    Raises:
+        InvalidError: A weight is missing, or has another shape than the configuration says.
+        NotFoundError: There are no weights in safetensors.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise NotFoundError(
+            "there are no weights in safetensors", where=str(folder), mend="import the model; that makes it canonical"
+        )
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # so that they are reported to us, and refused below
+        output_loading_info=True,
+    )
+    missing = sorted([*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])])
+    if missing:
+        raise InvalidError(
+            f"{len(missing)} weights are missing or of another shape than config.json says: {', '.join(missing[:3])}",
+            where=str(folder),
+            mend="build or import the model again; its files do not belong together",
+        )
+    return model.to(device.kind).eval()
+
+
+def open_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401 - no types to be had
+    """Put the adapter of a folder on a model; the model itself is changed.
+
+    Raises:
+        InvalidError: The adapter does not fit the model.
+        NotFoundError: There are no adapter weights in safetensors.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise NotFoundError(
+            "there is no adapter_model.safetensors",
+            where=str(folder),
+            mend="import the adapter; that makes it canonical",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+    except (RuntimeError, ValueError, UserWarning) as error:
+        raise InvalidError(
+            f"the adapter does not fit the model: {str(error).splitlines()[0]}",
+            where=str(folder),
+            mend="use the model that it was trained on, or a descendant with equal shapes",
+        ) from error
+    return adapted.eval()
+
+
+def open_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - no types to be had
+    """The tokenizer of a model folder, from its files alone."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
