@@ -25,6 +25,7 @@ KeyPath: TypeAlias = "tuple[str | int, ...]"
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 64
+_MAX_FAULTS = 100
 _MAX_COPIED = 10_000  # values that all aliases together may stand for
 
 _FLOAT = re.compile(
@@ -138,9 +139,11 @@ class _Reader:
             return self._document()
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
-            self._fault(line, (), f"not YAML: {error.problem or error.context}", "correct the syntax at this line")
-        except _TooMuchError as error:
-            self._fault(error.line, error.path, error.problem, error.mend)
+            problem = f"not YAML: {error.problem or error.context}"
+            mend = "correct the syntax at this line"
+            self.faults.append(Fault(file=self._where, line=line, key="", problem=problem, mend=mend))
+        except _StopError as error:
+            self.faults.append(error.fault(self._where))
         return None
 
     def _document(self) -> JSON:
@@ -175,7 +178,7 @@ class _Reader:
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, path)
         elif len(path) >= _MAX_DEPTH:
-            raise _TooMuchError(event, path, f"nested deeper than {_MAX_DEPTH}", "flatten it")
+            raise _StopError(event, path, f"nested deeper than {_MAX_DEPTH}", "flatten it")
         elif isinstance(event, yaml.SequenceStartEvent):
             value = self._sequence(path)
         else:
@@ -186,13 +189,13 @@ class _Reader:
 
     def _alias(self, event: yaml.AliasEvent, path: KeyPath) -> JSON:
         if event.anchor not in self._anchors:
-            raise _TooMuchError(event, path, f"alias *{event.anchor} of nothing before it", "write the value out")
+            raise _StopError(event, path, f"alias *{event.anchor} of nothing before it", "write the value out")
         value, count = self._anchors[event.anchor]
         self._made += count
         self._copied += count
         if self._copied > _MAX_COPIED:
             problem = f"aliases stand for more than {_MAX_COPIED} values"
-            raise _TooMuchError(event, path, problem, "write the values out")
+            raise _StopError(event, path, problem, "write the values out")
         return value
 
     def _sequence(self, path: KeyPath) -> list[JSON]:
@@ -219,9 +222,7 @@ class _Reader:
     def _key(self, event: yaml.Event, path: KeyPath) -> str | None:
         """The key, or None where it is refused."""
         if not isinstance(event, yaml.ScalarEvent):
-            self._node(event, path)
-            self._fault(_line(event), path, "a key that is not plain text", "write the key as text")
-            return None
+            raise _StopError(event, path, "a key that is not plain text", "write the key as text")
         if event.implicit[0] and event.value == "<<":
             self._fault(_line(event), path, "a merge key", "write the keys out")
             return None
@@ -262,18 +263,23 @@ class _Reader:
         return text
 
     def _fault(self, line: int, path: KeyPath, problem: str, mend: str) -> None:
+        if len(self.faults) == _MAX_FAULTS:
+            raise _StopError(None, (), f"more than {_MAX_FAULTS} faults", "correct those above first")
         self.faults.append(Fault(file=self._where, line=line, key=dotted(path), problem=problem, mend=mend))
 
 
-class _TooMuchError(Exception):
+class _StopError(Exception):
     """Reading ends here: a limit is passed, or what follows makes no sense."""
 
-    def __init__(self, event: yaml.Event, path: KeyPath, problem: str, mend: str) -> None:
+    def __init__(self, event: yaml.Event | None, path: KeyPath, problem: str, mend: str) -> None:
         super().__init__(problem)
-        self.line = _line(event)
-        self.path = path
-        self.problem = problem
-        self.mend = mend
+        self._line = _line(event) if event else 0
+        self._path = path
+        self._problem = problem
+        self._mend = mend
+
+    def fault(self, where: str) -> Fault:
+        return Fault(file=where, line=self._line, key=dotted(self._path), problem=self._problem, mend=self._mend)
 
 
 def _line(event: yaml.Event) -> int:
