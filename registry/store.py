@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["Link", "Readable", "Store", "Wanted", "link"]
+__all__ = ["Link", "Readable", "Store", "Wanted", "disk_errors", "link", "sync_folder"]
 
 _BLOCK_BYTES = 1 << 20
 _FICLONE = 0x40049409  # <linux/fs.h>: share the extents of a whole file
@@ -102,14 +102,14 @@ class Store:
             TransportError: The stream ended too early; what came is kept.
             MachineError: The disk is full (what came is kept), or the store cannot be written.
         """
-        with _narrowed(self.folder, wanted.size_bytes):
+        with disk_errors(self.folder, wanted.size_bytes):
             self._partial(wanted.digest).parent.mkdir(parents=True, exist_ok=True)
         with _locked(self._partial(wanted.digest)) as partial:
             if self.has(wanted.digest):  # another process was faster
                 partial.remove()
                 return 0
             moved = _fill(partial, wanted, open_at, origin)
-            with _narrowed(self.folder, wanted.size_bytes):
+            with disk_errors(self.folder, wanted.size_bytes):
                 partial.show(self.path(wanted.digest))
             return moved
 
@@ -131,7 +131,7 @@ class Store:
         """
         source = self.path(digest)
         try:
-            with _narrowed(self.folder, 0):
+            with disk_errors(self.folder, 0):
                 got = digest_file(source)
         except FileNotFoundError as error:
             raise NotFoundError(f"{digest} is not in the store", where=str(self.folder), mend="pull again") from error
@@ -142,7 +142,7 @@ class Store:
                 where=str(source),
                 mend="it was removed and can be fetched again; check the disk, and who writes to pulled files",
             )
-        with _narrowed(target, source.stat().st_size):
+        with disk_errors(target, source.stat().st_size):
             target.parent.mkdir(parents=True, exist_ok=True)
         return link(source, target)
 
@@ -152,7 +152,7 @@ class Store:
         Raises:
             MachineError: Fewer bytes are free.
         """
-        with _narrowed(self.folder, needed_bytes):
+        with disk_errors(self.folder, needed_bytes):
             self.folder.mkdir(parents=True, exist_ok=True)
             free_bytes = shutil.disk_usage(self.folder).free
         if free_bytes < needed_bytes:
@@ -206,11 +206,7 @@ class _Partial:
         os.fchmod(self._descriptor, 0o444)
         os.fsync(self._descriptor)
         self.path.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     def _count(self, block: bytes) -> None:
         self._hasher.update(block)
@@ -232,12 +228,25 @@ def link(source: Path, target: Path) -> Link:
         MachineError: The disk is full, or cannot be read or written.
     """
     try:
-        with _narrowed(target, source.stat().st_size):
+        with disk_errors(target, source.stat().st_size):
             return _link(source, target)
     except FileExistsError as error:
         raise ConflictError(
             f"{target.name} exists", where=str(target.parent), mend="remove it or choose another folder"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder safe against a loss of power.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _link(source: Path, target: Path) -> Link:
@@ -267,6 +276,7 @@ def _copy(source: Path, target: Path) -> None:
                 view = memoryview(block)
                 while view:
                     view = view[os.write(writer, view) :]
+            os.fsync(writer)
         except OSError:
             target.unlink()
             raise
@@ -342,7 +352,7 @@ def _receive(
             block = stream.read(min(_BLOCK_BYTES, room))
             if not block:
                 break
-            with _narrowed(partial.path, wanted.size_bytes - partial.size_bytes):
+            with disk_errors(partial.path, wanted.size_bytes - partial.size_bytes):
                 partial.append(block)
             moved += len(block)
     if partial.size_bytes < wanted.size_bytes and not wanted.open_ended:
@@ -355,8 +365,16 @@ def _receive(
 
 
 @contextmanager
-def _narrowed(place: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn errors of the disk into ours; a missing or an existing file is the caller's business."""
+def disk_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn errors of the disk into ours; a missing or an existing file is the caller's business.
+
+    Args:
+        place: File or folder being worked on, for messages.
+        needed_bytes: How much was still to be written.
+
+    Raises:
+        MachineError: The disk is full, or cannot be read or written.
+    """
     try:
         yield
     except (FileNotFoundError, FileExistsError):
