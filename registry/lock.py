@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["Lock", "LockedFile", "LockedStage"]
+__all__ = ["Lock", "LockedFile", "LockedStage", "content_md5"]
 
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 _MAX_BYTES = 16 << 20
@@ -43,10 +43,6 @@ class LockedFile:
     def is_folder(self) -> bool:
         """Whether ``md5`` names the listing of a folder."""
         return self.md5.endswith(".dir")
-
-    def is_of(self, data: bytes) -> bool:
-        """Whether this names these bytes."""
-        return hashlib.md5(data, usedforsecurity=False).hexdigest() == self.md5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +101,11 @@ class Lock:
             if path in stage.outputs:
                 return stage.outputs[path]
         raise NotFoundError(f"no stage gives {path}", where=self.where, mend="build it with `dvc repro` and commit")
+
+
+def content_md5(data: bytes) -> str:
+    """DVC's name of a file with these bytes."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 class _Reader:

@@ -8,18 +8,17 @@ from registry.errors import ConflictError, Error, InvalidError, NotFoundError
 from registry.published import Published
 from registry.record import Record, git_record
 from registry.refs import ByDigest, Channel, Ref, Stage, Version
-from registry.verify import Place, prove
+from registry.verify import Found, Place, prove
 
 if TYPE_CHECKING:
     from registry.history import Repository
     from registry.index import Index
     from registry.published import Release
-    from registry.verify import Proven
 
-__all__ = ["records_at", "resolve"]
+__all__ = ["Found", "records_at", "resolve"]
 
 
-def resolve(repository: Repository, ref: Ref) -> Proven:
+def resolve(repository: Repository, ref: Ref) -> Found:
     """The record that a ref names, proven by the steps of :mod:`registry.verify`.
 
     Raises:
@@ -69,16 +68,16 @@ def _published(repository: Repository, variant: str) -> Published:
 
 def _release_place(ref: Ref, release: Release) -> Place:
     stage = release.promise().stage
-    return Place(ref=str(ref), variant=release.variant, stage=stage, commit=release.commit, release=release)
+    return Place(ref=ref, variant=release.variant, stage=stage, commit=release.commit, release=release)
 
 
 def _stage_place(repository: Repository, ref: Stage) -> Place:
     revision = ref.revision or ("HEAD" if repository.bare else "")
     commit = repository.resolve(revision) if revision else ""
-    return Place(ref=str(ref), variant=ref.variant, stage=ref.stage, commit=commit, release=None)
+    return Place(ref=ref, variant=ref.variant, stage=ref.stage, commit=commit, release=None)
 
 
-def _by_digest(repository: Repository, ref: ByDigest) -> Proven:
+def _by_digest(repository: Repository, ref: ByDigest) -> Found:
     """The first sighting that can be proven, the work tree before git."""
     from registry.index import Index  # noqa: PLC0415 - the other refs do without it
 
@@ -105,7 +104,7 @@ def _sighted(index: Index, ref: ByDigest) -> list[Place]:
         )
     return [
         Place(
-            ref=str(ref),
+            ref=ref,
             variant=sighting.record.variant,
             stage=sighting.record.stage,
             commit=sighting.commit,

@@ -2,9 +2,8 @@
 
 Of a place in git (a release, or a stage at a commit or in the work tree):
 
-1. A channel leads to the release that its last assignment names, on one and the same commit; a release leads to a commit.
-2. That commit has the record of the stage, as a copy in git. (In the work tree: the record beside the artifact, else
-   the copy.)
+1. A channel leads to the release that its last assignment names, on one and the same commit; a release to a commit.
+2. That commit, or the work tree, has the record of the stage: the copy that git keeps.
 3. The record is canonical JSON of its schema; its action digest and artifact digest follow from its content.
 4. It names this variant and this stage.
 5. DVC's lock at the same commit names the very bytes of the record, and the listing of the artifact's folder.
@@ -27,18 +26,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.artifact import LISTING, Artifact
-from registry.digest import Digest, digest_bytes
+from registry.digest import digest_bytes
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
-from registry.lock import Lock
+from registry.lock import Lock, content_md5
+from registry.published import Promise
 from registry.record import Record, artifact_folder, artifact_record, git_record, lock_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path, PurePosixPath
 
+    from registry.digest import Digest
     from registry.history import Repository
     from registry.published import Release
+    from registry.refs import Ref
 
-__all__ = ["Place", "Proven", "prove", "prove_folder"]
+__all__ = ["Found", "Place", "prove", "prove_folder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,78 +48,89 @@ class Place:
     """Where a ref led to.
 
     Attributes:
-        ref: The ref as it was given.
+        ref: The ref.
         variant: The variant.
         stage: The stage.
         commit: The commit; empty for the work tree.
         release: The release, where the ref is one or led to one.
     """
 
-    ref: str
+    ref: Ref
     variant: str
     stage: str
     commit: str
     release: Release | None
 
+    def where(self, path: PurePosixPath) -> str:
+        """A file at this place, for messages."""
+        return f"{path} at {self.commit[:12]}" if self.commit else str(path)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proven:
-    """A record that was proven to be what a ref names.
+class Found:
+    """What a ref stands for, proven.
 
     Attributes:
-        place: Where the ref led to.
+        ref: The ref.
+        commit: The commit that it was read at; empty for the work tree.
+        version: The release, where the ref is one or led to one; else empty.
         record: The record.
-        record_digest: Digest of its bytes.
-        listing_oid: DVC's name of the listing of the artifact's folder: 32 hexadecimal digits and ``.dir``.
+        record_bytes: Its bytes, as git and DVC have them.
+        listing_oid: DVC's name of the listing of the artifact's folder, ``<md5>.dir``.
         steps: What was shown, one line a step.
     """
 
-    place: Place
+    ref: Ref
+    commit: str
+    version: str
     record: Record
-    record_digest: Digest
+    record_bytes: bytes
     listing_oid: str
     steps: tuple[str, ...]
 
 
-def prove(repository: Repository, place: Place) -> Proven:
+def prove(repository: Repository, place: Place) -> Found:
     """Steps 2 to 6; the caller found the place by step 1.
 
     Raises:
         NotFoundError: There is no record, or no lock that names it.
-        InvalidError: The record or the lock breaks its schema, or is that of another stage.
+        InvalidError: The record or the lock breaks its schema, or the record is that of another stage.
         DigestMismatchError: The record is not the one in the lock, or not the one that the tag promises.
     """
-    steps = [_step_1(place)]
-    # 2. The record.
-    path, data = _read_record(repository, place)
-    where = f"{path} at {place.commit[:12]}" if place.commit else path
-    steps.append(f"2. {where}: the record, {digest_bytes(data)}")
-    # 3. Strict, and at one with itself.
-    record = Record.from_bytes(data, where=where)
-    if record.to_bytes() != data:
-        raise InvalidError(
-            "the record is not in canonical JSON",
-            where=where,
-            mend="it was edited; restore it from git or build the stage again",
-        )
-    steps.append(f"3. its content gives action {record.action.digest} and artifact {record.artifact.digest}")
+    path = git_record(place.variant, place.stage)
+    # 2. The record's copy in git.
+    data = _read(repository, place, path)
+    # 3. Canonical JSON, at one with itself.
+    record = _read_record(data, place.where(path))
     # 4. Of this stage.
     if (record.variant, record.stage) != (place.variant, place.stage):
         raise InvalidError(
-            f"the record is that of {record.ref}",
-            where=where,
-            mend="it was copied by hand; remove it and run `dvc repro`",
+            f"this is the record of {record.ref}",
+            where=place.where(path),
+            mend="run `dvc repro`, which copies the records",
         )
-    steps.append(f"4. it is the record of {record.ref}")
-    # 5. The lock.
+    # 5. The lock beside it.
     listing_oid = _check_lock(repository, place, data)
-    steps.append(f"5. {lock_file(place.variant)} names these very bytes, and the folder {listing_oid}")
-    # 6. The tag.
-    digest = digest_bytes(data)
+    # 6. The promise of the tag.
     if place.release is not None:
-        _check_promise(place.release, record, digest)
-        steps.append(f"6. the tag {place.release.ref} promises this record, artifact and weights")
-    return Proven(place=place, record=record, record_digest=digest, listing_oid=listing_oid, steps=tuple(steps))
+        _check_promise(place.release, record, digest_bytes(data))
+    steps = (
+        f"1. {place.ref} is {_describe(place)}",
+        f"2. {place.where(path)} is the record, {digest_bytes(data)}",
+        f"3. by its content it is of action {record.action.digest} and artifact {record.artifact.digest}",
+        f"4. it is the record of {record.ref}",
+        f"5. {place.where(lock_file(place.variant))} names these very bytes, and the artifact's folder",
+        *([f"6. the tag {place.release.ref} promises this record, artifact and weights"] if place.release else []),
+    )
+    return Found(
+        ref=place.ref,
+        commit=place.commit,
+        version=place.release.version if place.release is not None else "",
+        record=record,
+        record_bytes=data,
+        listing_oid=listing_oid,
+        steps=steps,
+    )
 
 
 def prove_folder(record: Record, folder: Path) -> tuple[str, ...]:
@@ -152,51 +165,63 @@ def prove_folder(record: Record, folder: Path) -> tuple[str, ...]:
     )
 
 
-def _step_1(place: Place) -> str:
+def _describe(place: Place) -> str:
     if place.release is not None:
-        return f"1. {place.ref} is {place.release.ref}, commit {place.commit}"
-    return f"1. {place.ref} is in {'commit ' + place.commit if place.commit else 'the work tree'}"
+        return f"{place.release.ref}, commit {place.commit}"
+    return f"in commit {place.commit}" if place.commit else "in the work tree"
 
 
-def _read_record(repository: Repository, place: Place) -> tuple[str, bytes]:
-    copy = str(git_record(place.variant, place.stage))
+def _read(repository: Repository, place: Place, path: PurePosixPath) -> bytes:
     if place.commit:
-        return copy, repository.read(place.commit, copy)
-    for path in (str(artifact_record(place.variant, place.stage)), copy):
-        if (repository.root / path).is_file():
-            return path, (repository.root / path).read_bytes()
-    raise NotFoundError(
-        f"there is no record of {place.variant}:{place.stage}",
-        where=copy,
-        mend="build it with `dvc repro`, or look at `varietal list` for what there is",
-    )
+        return repository.read(place.commit, str(path))
+    try:
+        return (repository.root / path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(
+            "there is no such file in the work tree",
+            where=str(path),
+            mend="build the stage with `dvc repro`, or name a revision: NAME:STAGE@REVISION",
+        ) from error
+
+
+def _read_record(data: bytes, where: str) -> Record:
+    record = Record.from_bytes(data, where=where)
+    if record.to_bytes() != data:
+        raise InvalidError(
+            "the record is not in canonical JSON",
+            where=where,
+            mend="it was edited; restore it from git or build the stage again",
+        )
+    return record
 
 
 def _check_lock(repository: Repository, place: Place, data: bytes) -> str:
     """Name of the artifact's listing, by a lock that names this very record."""
-    path = str(lock_file(place.variant))
-    where = f"{path} at {place.commit[:12]}" if place.commit else path
-    try:
-        text = repository.read(place.commit, path) if place.commit else (repository.root / path).read_bytes()
-    except FileNotFoundError as error:
-        raise NotFoundError("there is no lock", where=where, mend="build with `dvc repro`") from error
-    lock = Lock.parse(text, where=where)
-    named = lock.output(str(artifact_record(place.variant, place.stage)))
-    if not named.is_of(data):
-        raise _mismatch(f"the record of {place.variant}:{place.stage} is not the one in the lock", where)
+    path = lock_file(place.variant)
+    lock = Lock.parse(_read(repository, place, path), where=place.where(path))
+    locked, got = lock.output(str(artifact_record(place.variant, place.stage))).md5, content_md5(data)
+    if got != locked:
+        raise DigestMismatchError(
+            f"the record has md5 {got}, the lock says {locked}",
+            where=place.where(git_record(place.variant, place.stage)),
+            mend="run `dvc repro`, which copies the records, and commit; if nothing is stale, the record was edited",
+        )
     folder = lock.output(str(artifact_folder(place.variant, place.stage)))
     if not folder.is_folder:
-        raise InvalidError(f"{folder.path} is a file in the lock", where=where, mend="run `dvc repro`")
+        raise InvalidError(f"{folder.path} is not a folder", where=lock.where, mend="run `dvc repro` and commit")
     return folder.md5
 
 
-def _check_promise(release: Release, record: Record, record_digest: Digest) -> None:
-    promise = release.promise()
-    promised = (promise.stage, promise.type, promise.record_digest, promise.artifact_digest, promise.weights_digest)
-    summary = record.artifact
-    if promised != (record.stage, summary.type, record_digest, summary.digest, summary.weights_digest):
-        raise _mismatch(
-            f"the tag promises {promise.artifact_digest}, its commit has {summary.digest}", f"tag {release.ref}"
+def _check_promise(release: Release, record: Record, got: Digest) -> None:
+    """The tag's message names the digest of the record, and with it everything that the record names."""
+    promise, artifact = release.promise(), record.artifact.digest
+    if got != promise.record_digest or Promise.of(record) != promise:
+        same = artifact == promise.artifact_digest
+        promised, found = (promise.record_digest, got) if same else (promise.artifact_digest, artifact)
+        raise DigestMismatchError(
+            f"the tag promises {promised}, its commit has {found}",
+            where=f"tag {release.ref} on commit {release.commit[:12]}",
+            mend="do not use this release: its tag was made by hand or moved",
         )
 
 
