@@ -184,7 +184,7 @@ def test_pairs_whose_prompt_fills_the_length_are_left_out() -> None:
     assert str(caught.value) == (
         "all 1 prompts fill 5 tokens by themselves, so no answer is left to learn from\n"
         "  where: data:x\n"
-        "  mend: raise train.max_length"
+        "  mend: raise max_length"
     )
 
 
