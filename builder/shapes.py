@@ -304,7 +304,8 @@ def _unquoted(value: JSON) -> str:
 
 
 def _meant(value: JSON, words: Iterable[str]) -> str:
-    like = difflib.get_close_matches(str(value), list(words), n=1)
+    """Advice for a misspelt word."""
+    like = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []
     return f"did you mean {like[0]!r}?" if like else ""
 
 

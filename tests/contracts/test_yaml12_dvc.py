@@ -112,9 +112,8 @@ def test_scalars_mean_what_they_mean_to_dvc(scalar: str) -> None:
         check(form.format(scalar))
 
 
-def test_most_scalars_are_read() -> None:
-    read = [scalar for scalar in SCALARS if check(f"key: {scalar}\n")]
-    assert set(SCALARS) - set(read) == {"_1", "a:", "=", "<<", "-_1", "+_1"} - set(read)
+def test_hardly_any_scalar_is_refused() -> None:
+    assert [scalar for scalar in SCALARS if not check(f"key: {scalar}\n")] == ["a:", "=", "<<"]
 
 
 def test_our_own_files_are_read_alike() -> None:
