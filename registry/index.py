@@ -55,8 +55,9 @@ class Sighting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """An artifact that holds a file or a tensor, and what it is called there."""
+    """A file or a tensor, the artifact that holds it, and what it is called there."""
 
+    digest: Digest
     artifact: Digest
     name: str
 
@@ -320,11 +321,11 @@ class Index:
 
     def holders_of_file(self, prefix: str) -> tuple[Holder, ...]:
         """Artifacts that hold a file whose digest starts with these digits."""
-        return self._holders("select artifact, path from files where digest between ? and ?", prefix)
+        return self._holders("select digest, artifact, path from files where digest between ? and ?", prefix)
 
     def holders_of_tensor(self, prefix: str) -> tuple[Holder, ...]:
         """Artifacts that hold a tensor whose digest starts with these digits, of those whose table is in."""
-        return self._holders("select artifact, name from tensors where digest between ? and ?", prefix)
+        return self._holders("select digest, artifact, name from tensors where digest between ? and ?", prefix)
 
     # Beneath
 
@@ -346,8 +347,8 @@ class Index:
     def _holders(self, query: str, prefix: str) -> tuple[Holder, ...]:
         return self._guarded(
             lambda: tuple(
-                Holder(artifact=Digest(artifact.hex()), name=name)
-                for artifact, name in self._rows(query, *_range(prefix))
+                Holder(digest=Digest(digest.hex()), artifact=Digest(artifact.hex()), name=name)
+                for digest, artifact, name in self._rows(query, *_range(prefix))
             )
         )
 

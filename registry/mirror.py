@@ -17,7 +17,7 @@ from registry.history import Repository, last_line, run_git, without_secrets
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["mirror"]
+__all__ = ["mirror", "remote_settings"]
 
 _TIMEOUT_S = 1800.0
 _DENIED = re.compile(r"authentication failed|permission denied|could not read username|error: 40[13]", re.IGNORECASE)
@@ -47,6 +47,21 @@ def mirror(url: str, cache: Path, *, refresh: bool = True) -> Repository:
         elif refresh:
             _fetch(url, folder)
     return Repository(folder, bare=True)
+
+
+@contextmanager
+def remote_settings(repository: Repository) -> Iterator[Path]:
+    """A folder in which DVC finds the remotes of a bare copy, as its main branch sets them up today.
+
+    Raises:
+        NotFoundError: The repository has no DVC configuration.
+    """
+    with tempfile.TemporaryDirectory(prefix="varietal-") as name:
+        folder = Path(name) / ".dvc"
+        folder.mkdir()
+        (folder / "config").write_bytes(repository.read("HEAD", ".dvc/config"))
+        (folder / "config.local").write_text("[core]\n    no_scm = true\n", encoding="ascii")
+        yield Path(name)
 
 
 def _clone(url: str, folder: Path) -> None:

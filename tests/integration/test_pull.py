@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from registry.pull import PullReport
     from registry.remote import Source
-    from registry.verify import Proven
+    from registry.verify import Found
 
 FOLDER = "models/support/artifacts/final"
 SIZE_BYTES = 3_000_000
@@ -56,7 +56,7 @@ class Built:
 
     root: Path
     remote: Path
-    found: Proven
+    found: Found
 
     @property
     def artifact(self) -> Artifact:
@@ -141,13 +141,13 @@ def pull(built: Built, target: Path, *sources: Source, store: Store | None = Non
 
 def test_a_release_a_stage_and_the_work_tree_name_the_same_artifact(built: Built) -> None:
     repository = Repository(built.root)
-    assert built.found.place.commit == repository.head()
+    assert built.found.commit == repository.head()
     assert built.found.listing_oid.endswith(".dir")
     assert built.found.record.artifact.digest == built.artifact.digest
     at_main = resolve(repository, Stage("support", "final", "main"))
     in_tree = resolve(repository, Stage("support", "final"))
-    assert (at_main.place.commit, in_tree.place.commit) == (repository.head(), "")
-    assert at_main.record_digest == in_tree.record_digest == built.found.record_digest
+    assert (at_main.commit, in_tree.commit) == (repository.head(), "")
+    assert at_main.record_bytes == in_tree.record_bytes == built.found.record_bytes
     assert at_main.listing_oid == in_tree.listing_oid == built.found.listing_oid
 
 
