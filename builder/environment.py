@@ -80,6 +80,8 @@ def prepare(runner: Runner, *, threads: int = 0) -> Device:
     """
     wanted = threads or runner.threads or len(os.sched_getaffinity(0))
     os.environ.update(_SILENT)
+    # A thread that waits sleeps: spinning makes a machine with anything else on it several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(wanted)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -11,6 +12,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A waiting thread sleeps: with spinning ones, tests beside each other take several times as long. Set before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _TESTS: Final = Path(__file__).parent
 _UNIT: Final = _TESTS / "unit"

@@ -203,9 +203,9 @@ def encode_pairs(
         where: Which data set it is, for the message.
 
     Raises:
-        InvalidError: A row mixes texts and messages, there is no chat template, or no pair is left.
+        InvalidError: There is no chat template, or no pair is left.
     """
-    texts = [_pair_text(row, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
+    texts = list(map(_pair_text, rows))
     if any(isinstance(text["prompt"], list) for text in texts):
         require_template(tokenizer, where=where)
     pairs: list[Pair] = []
@@ -276,18 +276,10 @@ def _notes(truncated: int, silent: int, reason: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _pair_text(row: Mapping[str, Any], where: str) -> dict[str, str | list[dict[str, str]]]:
+def _pair_text(row: Mapping[str, Any]) -> dict[str, str | list[dict[str, str]]]:
     """The three parts, other keys left out."""
     parts = {name: row[name] for name in ("prompt", "chosen", "rejected")}
-    if all(isinstance(part, str) for part in parts.values()):
-        return parts
-    if any(isinstance(part, str) for part in parts.values()):
-        raise InvalidError(
-            "texts and messages are mixed in one preference",
-            where=where,
-            mend="make prompt, chosen and rejected all texts, or all lists of messages",
-        )
-    return {name: [_message(message) for message in part] for name, part in parts.items()}
+    return {name: part if isinstance(part, str) else list(map(_message, part)) for name, part in parts.items()}
 
 
 def _encode_pair(tokenizer: Any, text: Mapping[str, str | list[dict[str, str]]]) -> Pair:  # noqa: ANN401

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from builder.engines.schedule import choose_split, keep_split, kept_split, steps_of
 from builder.environment import prepare
@@ -85,6 +85,7 @@ def sft(context: Context[SftStage]) -> Outcome:
     with quiet():
         subject = _open(context, device)
         encoded = _encode(subject.tokenizer, data, stage)
+        _check_context(subject.model, max(max(example.lengths) for example in encoded.examples), data)
         examples, longest = encoded.examples, max(len(example.input_ids) for example in encoded.examples)
         job = make_job(context, device, stage.train, rows=len(examples), row_tokens=longest, model=subject.model)
         trained = train_sft(
@@ -115,10 +116,11 @@ def dpo(context: Context[DpoStage]) -> Outcome:
     with quiet():
         subject = _open(context, device)
         limit = stage.train.max_length
-        rows = read_rows(data.path, "preference")
+        rows = read_rows(data.path, "preference", where=data.source)
         encoded = encode_pairs(subject.tokenizer, rows, max_length=limit, where=data.source)
-        pairs, longest = encoded.pairs, 2 * max(pair.longest(limit) for pair in encoded.pairs)
-        job = make_job(context, device, stage.train, rows=len(pairs), row_tokens=longest, model=subject.model)
+        pairs, longest = encoded.pairs, max(pair.longest(limit) for pair in encoded.pairs)
+        _check_context(subject.model, longest, data)
+        job = make_job(context, device, stage.train, rows=len(pairs), row_tokens=2 * longest, model=subject.model)
         trained = train_dpo(
             job, subject.model, subject.tokenizer, pairs, training=stage.train, new_adapter=subject.new_adapter
         )
@@ -301,10 +303,21 @@ def _free_only(model: Any, stage: Any) -> None:  # noqa: ANN401 - transformers h
         parameter.requires_grad_(name in chosen)
 
 
+def _check_context(model: Any, longest: int, data: Input) -> None:  # noqa: ANN401 - transformers has no types
+    """A row longer than the model can read would fail, or teach it nothing, in the middle of the training."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise InvalidError(
+            f"the longest row has {longest} tokens within max_length, the model reads at most {context}",
+            where=f"train.max_length, with {data.source}",
+            mend=f"write `train: {{max_length: {context}}}` or less",
+        )
+
+
 def _encode(tokenizer: Any, data: Input, stage: SftStage) -> Encoded:  # noqa: ANN401 - transformers has no types
     """Rows as labelled sequences, packed where that is asked for."""
     training = stage.train
-    rows = read_rows(data.path, data.format)
+    rows = read_rows(data.path, data.format, where=data.source)
     if data.format == "text":
         if training.loss_on == "assistant":
             raise InvalidError(
@@ -312,12 +325,12 @@ def _encode(tokenizer: Any, data: Input, stage: SftStage) -> Encoded:  # noqa: A
                 where=f"train.loss_on, with {data.source}",
                 mend="write `train: {loss_on: all}`",
             )
-        texts = [row["text"] for row in rows]
+        texts = [str(row["text"]) for row in rows]
         encoded = encode_texts(tokenizer, texts, max_length=training.max_length, where=data.source)
     else:
         encoded = encode_messages(
             tokenizer,
-            [row["messages"] for row in rows],
+            cast("list[list[dict[str, str]]]", [row["messages"] for row in rows]),
             assistant_only=training.loss_on == "assistant",
             max_length=training.max_length,
             where=data.source,

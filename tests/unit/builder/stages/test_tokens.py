@@ -188,17 +188,6 @@ def test_pairs_whose_prompt_fills_the_length_are_left_out() -> None:
     )
 
 
-def test_texts_and_messages_do_not_mix_in_a_pair() -> None:
-    row = {"prompt": "hi", "chosen": said("", "yes")[1:], "rejected": said("", "no")[1:]}
-    with pytest.raises(InvalidError) as caught:
-        encode_pairs(Letters(), [row], max_length=5, where="data:x")
-    assert str(caught.value) == (
-        "texts and messages are mixed in one preference\n"
-        "  where: data:x, row 1\n"
-        "  mend: make prompt, chosen and rejected all texts, or all lists of messages"
-    )
-
-
 def row_of(length: int) -> Example:
     return Example(input_ids=(1,) * length, labels=(2,) * length, lengths=(length,))
 

@@ -1,0 +1,67 @@
+"""In a fresh process each, since what is tested is what happens before and after torch comes in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(code: str) -> Any:  # noqa: ANN401 - JSON
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_versions_come_without_torch() -> None:
+    found = run(
+        "import json, sys\n"
+        "from builder.environment import environment\n"
+        "print(json.dumps([environment(), 'torch' in sys.modules]))"
+    )
+    facts, loaded = found
+    assert not loaded
+    assert set(facts) >= {"python", "platform", "torch", "transformers", "trl", "peft"}
+    assert "threads" not in facts
+    assert all("/" not in fact for fact in facts.values())
+
+
+def test_preparing_settles_threads_and_determinism() -> None:
+    variables, device, facts, deterministic = run(
+        "import json, os, sys\n"
+        "from builder.environment import environment, prepare\n"
+        "from builder.runner import Runner\n"
+        "device = prepare(Runner(device='cpu', threads=1))\n"
+        "import torch\n"
+        "names = ('HF_HUB_OFFLINE', 'HF_HUB_DISABLE_TELEMETRY', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')\n"
+        "print(json.dumps([[os.environ[name] for name in names], [device.kind, device.threads], environment(),"
+        " torch.are_deterministic_algorithms_enabled()]))"
+    )
+    assert variables == ["1", "1", "", "1"]
+    assert device == ["cpu", 1]
+    assert facts["threads"] == "1"
+    assert facts["cpu_capability"]
+    assert deterministic
+
+
+def test_the_runner_asks_for_a_gpu_that_is_not_there() -> None:
+    message = run(
+        "import json, os\n"
+        "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
+        "from builder.environment import prepare\n"
+        "from builder.runner import Runner\n"
+        "from registry.errors import MachineError\n"
+        "try:\n"
+        "    prepare(Runner(device='cuda'))\n"
+        "except MachineError as error:\n"
+        "    print(json.dumps(str(error)))"
+    )
+    assert message == (
+        "no CUDA device is available\n"
+        "  where: .varietal/runner.yaml: device\n"
+        "  mend: write `device: auto`, or run on a machine with a GPU and a CUDA build of torch"
+    )
