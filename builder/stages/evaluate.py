@@ -97,13 +97,15 @@ def _check(wanted: Iterable[Input], *, has_against: bool) -> None:
 
 def _open(context: Context[EvaluateStage], device: Device) -> tuple[Opened, ...]:
     """The artifact under ``from``, then the one under ``against`` if there is one."""
-    from builder.stages.models import open_input  # noqa: PLC0415 - after the machine is prepared
+    from builder.engines.quiet import quiet  # noqa: PLC0415 - after the machine is prepared
+    from builder.stages.models import open_input  # noqa: PLC0415
 
-    subject = open_input(context.one("from"), context.find("base"), device)
-    against = context.find("against")
-    if against is None:
-        return (subject,)
-    return subject, open_input(against, context.find("against_base"), device)
+    with quiet():
+        subject = open_input(context.one("from"), context.find("base"), device)
+        against = context.find("against")
+        if against is None:
+            return (subject,)
+        return subject, open_input(against, context.find("against_base"), device)
 
 
 def _fitting_length(max_length: int, opened: Iterable[Opened]) -> tuple[int, tuple[str, ...]]:
@@ -152,7 +154,7 @@ def _tokens_agree(opened: Sequence[Opened], data_format: str) -> bool:
     one, other = (
         (
             side.config.vocab_size,
-            side.tokenizer.backend_tokenizer.to_str(),
+            side.tokenizer.backend_tokenizer.to_str() if side.tokenizer.is_fast else side.tokenizer.get_vocab(),
             (side.tokenizer.bos_token_id, side.tokenizer.eos_token_id),
             "" if data_format == "text" else side.tokenizer.chat_template,
         )

@@ -266,3 +266,15 @@ def test_layers_mean_what_their_parts_mean(parts: list[object]) -> None:
 def test_every_component_reads_as_one(name: str) -> None:
     assert is_component(name)
     assert Selector.parse(name).parts[0].components == (name,)
+
+
+@given(LAYERS, st.integers(1, 12))
+def test_layers_resolve_exactly_where_every_bound_is_inside(parts: list[object], count: int) -> None:
+    layers = Layers.parse(parts, where="x")
+    pairs = [tuple(bound + count if bound < 0 else bound for bound in pair) for pair in layers.ranges]
+    if all(0 <= first <= last < count for first, last in pairs):
+        wanted = {layer for first, last in pairs for layer in range(first, last + 1)}
+        assert layers.resolve(count, where="x") == wanted
+    else:
+        with pytest.raises(InvalidError, match=rf"are not in a network of {count} layers"):
+            layers.resolve(count, where="x")

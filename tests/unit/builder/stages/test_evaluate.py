@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from builder.manifest import EvaluateStage
 from builder.runner import Runner
 from builder.settings import Metric
 from builder.stage import Context, Input
-from builder.stages.evaluate import evaluate
+from builder.stages.evaluate import _tokens_agree, evaluate
+from builder.stages.models import Opened
 from registry.artifact import Artifact
 from registry.digest import digest_file
 from registry.errors import InvalidError, MachineError
@@ -387,6 +389,15 @@ def test_artifacts_that_read_otherwise_are_not_compared(bench: Bench, tiny_llama
     outcome, _ = bench.run(*sides, bench.data("drift", "kl", "text"), bench.data("loss", "loss", "messages"))
     assert outcome.metrics["drift"] == {"value": 0.0}  # a text needs no template
     assert outcome.metrics["loss"]["value"] != outcome.metrics["loss"]["against"]
+
+
+def test_tokenizers_written_in_python_are_compared_by_vocabulary() -> None:
+    def opened(extra_ids: int) -> Opened:
+        config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=300))
+        return Opened(model=SimpleNamespace(config=config), tokenizer=ByT5Tokenizer(extra_ids=extra_ids), where="x")
+
+    assert _tokens_agree([opened(2), opened(2)], "text")
+    assert not _tokens_agree([opened(2), opened(3)], "text")
 
 
 def test_a_metric_on_data_of_another_format(bench: Bench, tiny_llama: Path) -> None:
