@@ -267,7 +267,7 @@ def _continue(part: Path, listed: _Listed, place: _Place) -> None:
         continued = response.status_code == 206  # noqa: PLR2004 - partial content; anything else starts anew
         left = listed.size_bytes - (had if continued else 0)
         with part.open("ab" if continued else "wb") as stream:
-            for block in response.iter_raw(_BLOCK_BYTES):
+            for block in response.iter_raw():  # as it arrives: a chunk size would lose what a broken connection left
                 stream.write(block[: max(left, 0) + 1])  # one byte too many is enough to be refused
                 left -= len(block)
                 if left < 0:
