@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from registry import cli as registry_cli
@@ -32,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=registry_cli.Group,
 )
 registry_cli.register(app)
 
@@ -194,10 +194,14 @@ def main() -> None:
             raise
         _say(str(error))
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        _say(
+            str(
+                InvalidError(error.format_message(), where="the command line", mend="`varietal --help`, or VERB --help")
+            )
+        )
         sys.exit(_USAGE_EXIT_CODE)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _say("interrupted")
         sys.exit(_INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:  # the reader of our output has gone

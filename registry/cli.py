@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from registry.canonical import pretty
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
+    from typer._click import Context
+
     from registry.digest import Digest
     from registry.history import Repository
     from registry.index import Index
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from registry.report import Match, Report
     from registry.store import Store
 
-__all__ = ["open_store", "register"]
+__all__ = ["Group", "open_store", "register"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RefText = Annotated[
@@ -30,10 +33,26 @@ RefText = Annotated[
 ]
 
 
+class _Command(TyperCommand):
+    """A verb that starts fast."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """The option ``--help``, which is off where it is not given; Typer would load pydantic to find that out."""
+        return _off(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    """The command, starting fast."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """The option ``--help``, as for a verb."""
+        return _off(super().get_help_option(ctx))
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs to a command."""
     for verb in (_list, _show, _log, _lineage, _find, _verify, _promote, _rollback, _pull, _index):
-        app.command(verb.__name__.removeprefix("_"))(verb)
+        app.command(verb.__name__.removeprefix("_"), cls=_Command)(verb)
 
 
 def open_store() -> Store:
@@ -235,6 +254,12 @@ def _index(*, json: Json = False) -> None:
     with Index.open(repository) as index:
         refreshed = index.refresh()
         _print(report_index(refreshed, take_tensor_tables(index, repository, open_store())), json=json)
+
+
+def _off(option: TyperOption | None) -> TyperOption | None:
+    if option is not None:
+        option.default = False
+    return option
 
 
 def _repository() -> Repository:
