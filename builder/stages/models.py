@@ -96,8 +96,8 @@ def open_model(folder: Path, device: Device, *, dtype: str = "float32") -> Any: 
     return model.to(device.kind).eval()
 
 
-def open_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401 - no types to be had
-    """Put the adapter of a folder on a model; the model itself is changed.
+def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:  # noqa: ANN401 - no types to be had
+    """Put the adapter of a folder on a model, to be read or to go on training; the model itself is changed.
 
     Raises:
         InvalidError: The adapter does not fit the model.
@@ -112,7 +112,7 @@ def open_adapter(model: Any, folder: Path) -> Any:  # noqa: ANN401 - no types to
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
     except (RuntimeError, ValueError, UserWarning) as error:
         raise InvalidError(
             f"the adapter does not fit the model: {str(error).splitlines()[0]}",

@@ -243,14 +243,16 @@ def _open(context: Context[Any], device: Device) -> _Subject:
             where=f"from: {source.name}",
             mend="put the targets into `adapter:`, or leave `adapter:` out to train the model's own weights",
         )
+    from builder.stages.models import open_model  # noqa: PLC0415 - transformers reads what start() has set
+
     tokenizer = open_tokenizer(source.path)
     if stage.adapter is None:
-        model = _load(source.path, device, "float32")
+        model = open_model(source.path, device)
         _free_only(model, stage)
         return _Subject(
             method="full", model=model, tokenizer=tokenizer, folder=source.path, new_adapter=None, config={}
         )
-    model = _load(source.path, device, _frozen_dtype(stage.train))
+    model = open_model(source.path, device, dtype=_frozen_dtype(stage.train))
     new_adapter = lora_config(model, choose_modules(model, stage.adapter), stage.adapter)
     config = new_adapter.to_dict() | {"inference_mode": True}
     return _Subject(
@@ -266,11 +268,10 @@ def _open_adapter(stage: Any, source: Input, base: Input, device: Device) -> _Su
             where=f"from: {source.name}",
             mend="leave `adapter:` and `targets:` out to go on training it, or fold it first and start from the fold",
         )
-    from peft import PeftModel  # noqa: PLC0415 - seconds, adapters only
+    from builder.stages.models import open_adapter, open_model  # noqa: PLC0415 - transformers reads what start() has set
 
-    model = PeftModel.from_pretrained(
-        _load(base.path, device, _frozen_dtype(stage.train)), str(source.path), is_trainable=True
-    )
+    base_model = open_model(base.path, device, dtype=_frozen_dtype(stage.train))
+    model = open_adapter(base_model, source.path, trainable=True)
     path = source.path / "adapter_config.json"
     config = decode(path.read_bytes(), where=str(path))
     if not isinstance(config, dict):
@@ -279,15 +280,6 @@ def _open_adapter(stage: Any, source: Input, base: Input, device: Device) -> _Su
     return _Subject(
         method="adapter", model=model, tokenizer=tokenizer, folder=base.path, new_adapter=None, config=config
     )
-
-
-def _load(folder: Path, device: Device, dtype: str) -> Any:  # noqa: ANN401 - transformers has no types
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds
-
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    return model.to(device.kind)
 
 
 def _frozen_dtype(training: Training) -> str:
