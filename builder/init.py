@@ -21,7 +21,8 @@ __all__ = ["init"]
 _GITIGNORE = """\
 # Bytes are kept by DVC; git keeps manifests, pipelines, locks and records.
 /models/*/artifacts/
-/bases/*
+# `?*`, since DVC takes `/bases/*` for the folder itself, and then sees no pipeline in it.
+/bases/?*
 !/bases/dvc.yaml
 !/bases/dvc.lock
 !/bases/records/
