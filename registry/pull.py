@@ -12,7 +12,9 @@ The record itself is the caller's to prove: ``resolve`` takes it from git, and c
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,6 @@ from registry.transfer import FAILURES, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from registry.digest import Digest
     from registry.record import Record, RecordInput
@@ -106,6 +107,7 @@ def fetch(
         TransportError: A source does not answer, and no other has an object. What came is kept.
         MachineError: The disk is full (what came is kept), or a program is missing.
     """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link
     files = _wanted(record)
     if holds(record, target, force=force):
         return _report(record, target, had_bytes=record.artifact.size_bytes, kept=True)

@@ -13,19 +13,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from registry.errors import DeniedError, Error, InvalidError, MachineError, NotFoundError, TransportError
+from registry.http_body import open_body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
+    from registry.http_body import HttpFileSystem
     from registry.store import Readable
 
 __all__ = ["DvcCache", "DvcRemote", "Source"]
 
-_BLOCK_BYTES = 1 << 20
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _QUERIES = 8  # objects asked about at once
 _SYSTEM_CONFIG = Path("/etc/xdg/dvc/config")
@@ -123,7 +124,7 @@ class DvcRemote:
         self._root = root
         self._remote = remote
         self._lock = threading.Lock()
-        self._connected: Any = None
+        self._connected: _Database | None = None
 
     @property
     def name(self) -> str:
@@ -164,7 +165,7 @@ class DvcRemote:
             found = tuple(pool.map(lambda oid: self._has(database, oid), wanted))
         return frozenset(oid for oid, there in zip(wanted, found, strict=True) if there)
 
-    def _has(self, database: Any, oid: str) -> bool:  # noqa: ANN401 - a library without types
+    def _has(self, database: _Database, oid: str) -> bool:
         try:
             with _narrowed(oid, self.name):
                 database.fs.info(database.oid_to_path(oid))
@@ -172,11 +173,43 @@ class DvcRemote:
             return False
         return True
 
-    def _connect(self) -> Any:  # noqa: ANN401 - a library without types
+    def _connect(self) -> _Database:
         with self._lock:
             if self._connected is None:
                 self._connected, self._remote = _connect(self._root, self._remote)
             return self._connected
+
+
+class _FileSystem(Protocol):
+    """What is used of DVC's file systems."""
+
+    protocol: str
+    fs: HttpFileSystem
+
+    def open(self, path: str, mode: str, /) -> AbstractContextManager[BinaryIO]: ...
+
+    def info(self, path: str, /) -> object: ...
+
+
+class _Database(Protocol):
+    """What is used of DVC's object databases."""
+
+    fs: _FileSystem
+
+    def oid_to_path(self, oid: str, /) -> str: ...
+
+
+class _Cloud(Protocol):
+    def get_remote_odb(self, name: str, command: str, /) -> _Database: ...
+
+
+class _Repository(Protocol):
+    """What is used of DVC's repositories."""
+
+    config: Mapping[str, Mapping[str, object]]
+    cloud: _Cloud
+
+    def close(self) -> None: ...
 
 
 class _Narrowed:
@@ -194,24 +227,6 @@ class _Narrowed:
             return self._stream.read(size)
 
 
-class _HttpBody:
-    """The body of a response, read by the loop that it belongs to."""
-
-    __slots__ = ("_loop", "_response")
-
-    def __init__(self, loop: Any, response: Any) -> None:  # noqa: ANN401 - a library without types
-        self._loop = loop
-        self._response = response
-
-    def read(self, size: int, /) -> bytes:
-        from fsspec.asyn import sync  # noqa: PLC0415 - comes with DVC
-
-        return bytes(sync(self._loop, self._response.content.read, size))
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._response.close)
-
-
 @contextmanager
 def _opened(opening: AbstractContextManager[Readable], oid: str, name: str) -> Iterator[Readable]:
     """Enter, read and leave a stream with its errors narrowed; those of the block in between are left alone."""
@@ -226,9 +241,9 @@ def _opened(opening: AbstractContextManager[Readable], oid: str, name: str) -> I
 
 
 @contextmanager
-def _stream(filesystem: Any, path: str, offset: int) -> Iterator[Readable]:  # noqa: ANN401 - a library without types
+def _stream(filesystem: _FileSystem, path: str, offset: int) -> Iterator[Readable]:
     if filesystem.protocol in {"http", "https"}:
-        with closing(_request(filesystem.fs, path, offset)) as body:
+        with closing(open_body(filesystem.fs, path, offset)) as body:
             yield body
     else:
         with filesystem.open(path, "rb") as stream:
@@ -236,61 +251,16 @@ def _stream(filesystem: Any, path: str, offset: int) -> Iterator[Readable]:  # n
             yield stream
 
 
-def _request(filesystem: Any, url: str, offset: int) -> _HttpBody:  # noqa: ANN401 - a library without types
-    """Ask for the bytes from ``offset``, in a session that has DVC's credentials, certificates and deadlines."""
-    from fsspec.asyn import sync  # noqa: PLC0415 - comes with DVC
-
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-
-    async def get() -> Any:  # noqa: ANN401 - a library without types
-        session = await filesystem.set_session()
-        return await session.get(filesystem.encode_url(url), headers=headers)
-
-    response = sync(filesystem.loop, get)
-    body = _HttpBody(filesystem.loop, response)
-    try:
-        _check_response(response, offset)
-        if offset and response.status == 200:  # noqa: PLR2004 - HTTP "OK": all of it, not the range
-            _skip(body, offset)
-    except BaseException:
-        body.close()
-        raise
-    return body
-
-
-def _check_response(response: Any, offset: int) -> None:  # noqa: ANN401 - a library without types
-    """Refuse an error, a compressed body (its size says nothing) and another range than the one asked for."""
-    response.raise_for_status()
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        message = f"the server sent {encoding} where plain bytes were asked for"
-        raise OSError(message)
-    content_range = response.headers.get("Content-Range", "")
-    if response.status == 206 and not content_range.startswith(f"bytes {offset}-"):  # noqa: PLR2004 - HTTP "partial"
-        message = f"the server sent {content_range or 'an unnamed range'} where bytes from {offset} were asked for"
-        raise OSError(message)
-
-
-def _skip(body: Readable, count: int) -> None:
-    while count:
-        block = body.read(min(_BLOCK_BYTES, count))
-        if not block:
-            return
-        count -= len(block)
-
-
-def _connect(root: Path, remote: str) -> tuple[Any, str]:
+def _connect(root: Path, remote: str) -> tuple[_Database, str]:
     """DVC's object database for a remote, and the remote's name."""
-    with _open_repository(root) as repository:
+    with closing(_open_repository(root)) as repository:
         name = remote or str(repository.config["core"].get("remote", ""))
         names = sorted(repository.config["remote"])
         _check_remote(root, name, names)
         return _open_database(repository, name), name
 
 
-def _open_repository(root: Path) -> Any:  # noqa: ANN401 - a library without types
+def _open_repository(root: Path) -> _Repository:
     try:
         from dvc.config import ConfigError
         from dvc.exceptions import NotDvcRepoError
@@ -302,13 +272,14 @@ def _open_repository(root: Path) -> Any:  # noqa: ANN401 - a library without typ
             mend="pip install 'varietal[pull]'",
         ) from error
     try:
-        return Repo(str(root))
+        repository: _Repository = Repo(str(root))
     except NotDvcRepoError as error:
         raise NotFoundError(
             "DVC is not initialised here", where=str(root), mend="run `dvc init`, then `dvc remote add -d NAME URL`"
         ) from error
     except ConfigError as error:
         raise _wrong_config(error, str(root / ".dvc")) from error
+    return repository
 
 
 def _check_remote(root: Path, name: str, names: list[str]) -> None:
@@ -322,7 +293,7 @@ def _check_remote(root: Path, name: str, names: list[str]) -> None:
         raise NotFoundError(f"there is no remote {name!r}", where=where, mend=f"{choice}: `dvc remote add {name} URL`")
 
 
-def _open_database(repository: Any, name: str) -> Any:  # noqa: ANN401 - a library without types
+def _open_database(repository: _Repository, name: str) -> _Database:
     from dvc.config import ConfigError
     from dvc.fs import AuthError, RemoteMissingDepsError
     from dvc.fs import ConfigError as FilesystemConfigError

@@ -385,7 +385,7 @@ def disk_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
         raise MachineError(
             f"cannot read or write: {error.strerror}",
             where=str(error.filename or place),
-            mend="check the disk and its permissions, or set VARIETAL_STORE to another folder",
+            mend="check the disk and its permissions (the store moves with VARIETAL_STORE)",
         ) from error
 
 

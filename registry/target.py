@@ -27,15 +27,22 @@ __all__ = ["difference", "folder_beside", "holds", "show"]
 def holds(record: Record, target: Path, *, force: bool) -> bool:
     """Whether the target holds the very artifact; what it holds instead is protected.
 
+    Args:
+        record: The artifact.
+        target: A folder, or a path that does not exist.
+        force: Another artifact, or a damaged one, may be replaced; nothing else ever is.
+
     Raises:
         ConflictError: It holds something else, and may not be replaced.
+        MachineError: It cannot be read.
     """
     if not os.path.lexists(target):
         return False
     if target.is_symlink() or not target.is_dir():
         raise ConflictError("the target is not a folder", where=str(target), mend="choose another folder")
-    if not any(target.iterdir()):
-        return False
+    with disk_errors(target):
+        if not any(target.iterdir()):
+            return False
     problem = difference(record, target)
     if not problem:
         return True
@@ -53,7 +60,11 @@ def holds(record: Record, target: Path, *, force: bool) -> bool:
 
 
 def difference(record: Record, folder: Path) -> str:
-    """What keeps a folder from being a record's artifact, in words; empty where every byte is right."""
+    """What keeps a folder from being a record's artifact, in words; empty where every byte is right.
+
+    Raises:
+        MachineError: The folder cannot be read.
+    """
     try:
         with disk_errors(folder):
             artifact = Artifact.read(folder)
@@ -69,10 +80,15 @@ def difference(record: Record, folder: Path) -> str:
 
 @contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
-    """A new, locked folder beside the target; such folders that a killed pull left are removed."""
+    """A new, locked folder beside the target, removed at the end; those that a killed pull left are removed too.
+
+    Raises:
+        ConflictError: What should be the parent folder is a file.
+        MachineError: The folder cannot be made.
+    """
     parent, prefix = target.parent, f".{target.name}.pull-"
     with disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(parent)
         with _locked(parent):  # while this is held, every folder of a living pull is locked
             _remove_left_over(parent, prefix)
             folder = parent / f"{prefix}{secrets.token_hex(4)}"
@@ -86,6 +102,15 @@ def folder_beside(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def _make_parent(parent: Path) -> None:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConflictError(
+            "a file is where a folder should be", where=str(parent), mend="choose another folder"
+        ) from error
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
@@ -97,7 +122,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_left_over(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +134,18 @@ def _remove_left_over(parent: Path, prefix: str) -> None:
 
 
 def show(record: Record, folder: Path, target: Path, *, force: bool) -> None:
-    """Rename a whole folder to the target; of two pulls at once both end well."""
+    """Rename a whole folder to the target; of two pulls at once both end well.
+
+    Args:
+        record: The artifact in it.
+        folder: Made by :func:`folder_beside`.
+        target: Where it is to be seen.
+        force: Replace what is there; :func:`holds` said that this may be.
+
+    Raises:
+        ConflictError: Something else came to be there in the meantime.
+        MachineError: The folder cannot be renamed.
+    """
     with disk_errors(target):
         sync_folder(folder)
         if force and target.exists():

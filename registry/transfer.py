@@ -186,9 +186,9 @@ class _Meter:
 
 
 def _worst(failures: Sequence[Error]) -> Error:
+    """The failure that says most, of equal ones that of the last source; the others follow in its text."""
     if not failures:
         return NotFoundError("there is no source to pull from", where="pull", mend="run `dvc remote add -d NAME URL`")
-    ranked = sorted(failures, key=lambda error: FAILURES.index(type(error)))
-    worst, *others = ranked
+    worst, *others = sorted(failures[::-1], key=lambda error: FAILURES.index(type(error)))
     also = [f"{other.what} ({other.where})" for other in others if not isinstance(other, NotFoundError)]
     return type(worst)("; also: ".join([worst.what, *also]), where=worst.where, mend=worst.mend)

@@ -4,6 +4,7 @@ import shutil
 import stat
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,6 @@ from registry.store import Store
 from tests.simulator import Simulator, make_artifact, make_record, md5
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from registry.record import Record
 
 
@@ -308,3 +307,27 @@ def test_a_record_with_one_path_twice_is_refused_before_anything_is_read(scene: 
         replace(scene, record=twice).pull()
     assert caught.value.what == "'chat/template.jinja' is listed twice"
     assert scene.remote.opened == []
+
+
+def test_where_nothing_is_found_the_last_source_speaks(scene: Scene) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        scene.pull(Simulator(name="the DVC cache"), Simulator(name="remote 'far'"))
+    assert caught.value.where == f"remote 'far': {scene.listing}"
+
+
+def test_a_target_inside_a_file_is_refused(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for target in (tmp_path / "file" / "model", tmp_path / "file" / "deep" / "model"):
+        with pytest.raises(ConflictError) as caught:
+            replace(scene, target=target).pull()
+        assert str(caught.value) == (
+            f"a file is where a folder should be\n  where: {target.parent}\n  mend: choose another folder"
+        )
+
+
+def test_a_pull_into_the_empty_working_folder(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    report = replace(scene, target=Path()).pull()
+    assert report.target == tmp_path / "here"
+    assert contents(tmp_path / "here") == contents(scene.built)

@@ -236,7 +236,7 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         Store(tmp_path / "file" / "store").put(WANTED, serve(DATA), origin="here")
     assert caught.value.what == "cannot read or write: Not a directory"
-    assert caught.value.mend == "check the disk and its permissions, or set VARIETAL_STORE to another folder"
+    assert caught.value.mend == "check the disk and its permissions (the store moves with VARIETAL_STORE)"
 
 
 def test_two_threads_move_an_object_once(store: Store) -> None:
