@@ -69,7 +69,7 @@ def data_input(path: Path) -> Input:
     )
 
 
-def context(settings: object, inputs: list[Input], folder: Path, **runner: int) -> Context[Any]:
+def context(settings: object, inputs: list[Input], folder: Path, **runner: int | str) -> Context[Any]:
     """A context in a folder of its own; its work folder is found again by the next try."""
     out, work = folder / "out", folder / "work"
     if out.exists():
