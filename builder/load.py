@@ -84,7 +84,7 @@ def _variants(root: Path) -> list[str]:
 
 
 def _draft(root: Path, variant: str) -> Draft:
-    reading = Reading(file=str(manifest_file(variant)))
+    reading = Reading(file=f"models/{variant}/model.yaml")
     VARIANT_NAME.read(variant, (), reading)
     if (root / reading.file).parent.is_symlink():
         reading.fault((), "a linked folder", "make it a folder of its own: a link can lead out of the repository")

@@ -332,7 +332,7 @@ def _inputs(draft: Draft, name: str) -> set[_Node]:
             continue
         if used in manifest.stages:
             found.add((manifest.variant, used))
-        elif isinstance(source, StageRef):
+        elif isinstance(source, StageRef) and source.variant != manifest.variant:
             found.add((source.variant, source.stage))
     return found
 
