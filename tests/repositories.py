@@ -149,7 +149,7 @@ class Team:
         inputs: Sequence[RecordInput] = (),
         settings: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Mapping[str, float]] | None = None,
-        **facts: Any,
+        **facts: object,
     ) -> Record:
         """Make an artifact with its record, its copy in git, its lock, and its objects in DVC's cache."""
         variant, _, stage = ref.partition(":")

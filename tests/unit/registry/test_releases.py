@@ -1,0 +1,316 @@
+"""Releases and channels: what may be tagged, what a channel points at, what a rollback goes back to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from registry.digest import digest_bytes
+from registry.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from registry.gate import Judgement
+from registry.history import Tag
+from registry.published import Promise, Published, Release, release_message, version_order
+from registry.refs import Channel, Version
+from registry.releases import Proposal, disagreements, promote, release, rollback
+from tests.repositories import input_from, make_record
+
+if TYPE_CHECKING:
+    from registry.releases import NewTag
+
+RECORD = make_record("support:final")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Tags:
+    """Tags as git would keep them."""
+
+    def __init__(self) -> None:
+        self.made: list[Tag] = []
+
+    @property
+    def published(self) -> Published:
+        return Published.read(self.made)
+
+    def add(self, tag: NewTag) -> None:
+        self.add_named(tag.name, tag.commit, tag.message)
+
+    def add_named(self, name: str, commit: str, message: str = "", *, annotated: bool = True) -> None:
+        created = START + timedelta(minutes=len(self.made))
+        self.made.append(Tag(name=name, target=commit, message=message, created=created, annotated=annotated))
+
+    def release(self, version: str) -> None:
+        self.add(release(proposal(version), self.published))
+
+    def promote(self, version: str, channel: str = "prod") -> str:
+        tag = promote(Version("support", version), channel, self.published)
+        self.add(tag)
+        return tag.name
+
+    def rollback(self) -> str:
+        """Version that the channel points at afterwards."""
+        self.add(rollback(Channel("support", "prod"), self.published))
+        return self.published.channel(Channel("support", "prod")).version
+
+
+def proposal(version: str, **facts: object) -> Proposal:
+    sound = Proposal(
+        ref=Version("support", version),
+        commit=f"commit of {version}",
+        records={"final": RECORD},
+        stage="final",
+        judgements=(),
+        on_main=True,
+        changes=(),
+        stale=(),
+        missing=(),
+    )
+    return replace(sound, **facts)
+
+
+@pytest.fixture
+def tags() -> Tags:
+    made = Tags()
+    for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
+        made.release(version)
+    return made
+
+
+def test_a_release_says_what_its_bytes_are() -> None:
+    tag = release(proposal("v1.0.0"), Published.read([]))
+    assert (tag.name, tag.commit) == ("support@v1.0.0", "commit of v1.0.0")
+    assert tag.message == (
+        "support v1.0.0\n\n"
+        "{\n"
+        f'  "artifact_digest": "{RECORD.artifact.digest}",\n'
+        f'  "record_digest": "{RECORD.digest}",\n'
+        '  "schema": "varietal/release/1",\n'
+        '  "stage": "final",\n'
+        '  "type": "report",\n'
+        '  "variant": "support",\n'
+        '  "version": "v1.0.0",\n'
+        '  "weights_digest": null\n'
+        "}\n"
+    )
+
+
+def test_a_release_reads_back(tags: Tags) -> None:
+    found = tags.published.release(Version("support", "v1.1.0"))
+    assert found.promise() == Promise.of(RECORD)
+    assert [one.version for one in tags.published.releases["support"]] == ["v1.0.0", "v1.1.0", "v2.0.0"]
+
+
+def test_a_version_that_exists(tags: Tags) -> None:
+    with pytest.raises(ConflictError) as caught:
+        release(proposal("v1.1.0"), tags.published)
+    assert str(caught.value) == (
+        "support@v1.1.0 exists\n  where: commit commit of v1\n  mend: a release never moves: take the next version"
+    )
+
+
+def test_a_second_version_on_one_commit(tags: Tags) -> None:
+    with pytest.raises(ConflictError) as caught:
+        release(proposal("v3.0.0", commit="commit of v2.0.0"), tags.published)
+    assert caught.value.what == "support@v2.0.0 is this commit already"
+    assert caught.value.mend == (
+        "promote it: `varietal promote support@v2.0.0 CHANNEL`; a commit has one version of a variant"
+    )
+
+
+def test_a_stage_that_was_not_built(tags: Tags) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        release(proposal("v3.0.0", stage="other"), tags.published)
+    assert caught.value.what == "the commit has no record of support:other"
+
+
+def judgement(*, passed: bool, reason: str = "loss of score is 2; it must be at most 1") -> Judgement:
+    return Judgement(stage="score", metric="loss", bound="", value=2, against=None, passed=passed, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"on_main": False}, "the commit is not on the main branch"),
+        ({"changes": ("a", "b")}, "the work tree differs from the commit: a, b"),
+        ({"changes": tuple("abcdefg")}, "the work tree differs from the commit: a, b, c, d, e and 2 more"),
+        ({"stale": ("final: beta is 0.2",)}, "the lock is stale: final: beta is 0.2"),
+        ({"judgements": (judgement(passed=True), judgement(passed=False))}, "loss of score is 2; it must be at most 1"),
+        ({"missing": ("config.json",)}, "the remote lacks config.json: run `dvc push`"),
+        ({"ref": Version("support", "v1.0.1")}, "v1.0.1 comes before v2.0.0, which is out"),
+        ({"ref": Version("support", "v2.0.0-rc.1")}, "v2.0.0-rc.1 comes before v2.0.0, which is out"),
+    ],
+)
+def test_a_rule_that_is_broken(tags: Tags, facts: dict[str, Any], reason: str) -> None:
+    version = str(facts.get("ref", Version("support", "v3.0.0")))
+    with pytest.raises(RefusedError) as caught:
+        release(proposal("v3.0.0", **facts), tags.published)
+    assert str(caught.value) == (
+        f"{version} is not released: {reason}\n"
+        "  where: commit commit of v3\n"
+        "  mend: mend each of these, commit, and release again; no tag was made"
+    )
+
+
+def test_all_rules_that_are_broken_are_told_at_once(tags: Tags) -> None:
+    with pytest.raises(RefusedError) as caught:
+        release(
+            proposal("v3.0.0", on_main=False, changes=("a",), judgements=(judgement(passed=False),)), tags.published
+        )
+    assert caught.value.what == (
+        "support@v3.0.0 is not released: the commit is not on the main branch; "
+        "the work tree differs from the commit: a; loss of score is 2; it must be at most 1"
+    )
+
+
+def test_records_that_do_not_belong_together() -> None:
+    tone = make_record("support:tone", kind="sft")
+    final = make_record("support:final", inputs=(input_from(tone),))
+    assert disagreements({"tone": tone, "final": final}) == ()
+    other = replace(tone, artifact=replace(tone.artifact, digest=digest_bytes(b"other")))
+    assert disagreements({"tone": other, "final": final}) == ("support:final was made from another support:tone",)
+    with pytest.raises(RefusedError, match="support:final was made from another support:tone"):
+        release(proposal("v1.0.0", records={"tone": other, "final": final}), Published.read([]))
+
+
+def test_assignments_are_numbered_over_all_channels(tags: Tags) -> None:
+    assert tags.promote("v1.0.0") == "support#prod#1"
+    assert tags.promote("v1.1.0", "staging") == "support#staging#2"
+    assert tags.promote("v1.1.0") == "support#prod#3"
+    assert tags.published.channels("support") == {"prod": "v1.1.0", "staging": "v1.1.0"}
+    assert tags.made[-1].message.startswith("support prod is v1.1.0\n\n{")
+
+
+def test_a_promotion_that_changes_nothing(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    with pytest.raises(ConflictError) as caught:
+        tags.promote("v1.0.0")
+    assert str(caught.value) == (
+        "support#prod points at v1.0.0 already\n  where: support#prod#1\n  mend: nothing needs to be done"
+    )
+
+
+def test_a_release_that_is_not_there(tags: Tags) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        tags.promote("v9.0.0")
+    assert str(caught.value) == (
+        "there is no release support@v9.0.0\n"
+        "  where: tags of the repository\n"
+        "  mend: support has v1.0.0, v1.1.0, v2.0.0"
+    )
+    with pytest.raises(NotFoundError) as caught:
+        tags.published.release(Version("other", "v1.0.0"))
+    assert caught.value.mend == "`git fetch --tags`, or make it: `varietal release`"
+    with pytest.raises(InvalidError) as bad:
+        tags.promote("v1.0.0", "Pro d")
+    assert bad.value.what == "'Pro d' is not a channel"
+
+
+def test_a_rollback_goes_one_further_back_each_time(tags: Tags) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
+        tags.promote(version)
+    assert tags.rollback() == "v1.1.0"
+    assert tags.rollback() == "v1.0.0"
+    with pytest.raises(NotFoundError) as caught:
+        tags.rollback()
+    assert caught.value.what == "support#prod pointed at nothing before"
+    assert [tag.name for tag in tags.made[-2:]] == ["support#prod#4", "support#prod#5"]
+    assert tags.made[-1].message.startswith("support prod back to v1.0.0\n\n{")
+
+
+def test_what_was_rolled_back_is_not_come_back_to(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    tags.promote("v1.1.0")
+    assert tags.rollback() == "v1.0.0"
+    tags.promote("v2.0.0")
+    assert tags.rollback() == "v1.0.0"
+
+
+def test_a_rollback_of_one_channel_leaves_the_others(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    tags.promote("v1.1.0", "staging")
+    tags.promote("v2.0.0")
+    assert tags.rollback() == "v1.0.0"
+    assert tags.published.channels("support") == {"prod": "v1.0.0", "staging": "v1.1.0"}
+
+
+def test_a_channel_that_points_at_nothing(tags: Tags) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        tags.published.channel(Channel("support", "prod"))
+    assert caught.value.mend == "`git fetch --tags`, or `varietal promote`"
+    tags.promote("v1.0.0", "staging")
+    with pytest.raises(NotFoundError) as caught:
+        tags.published.channel(Channel("support", "prod"))
+    assert str(caught.value) == (
+        "support#prod points at nothing\n  where: tags of the repository\n  mend: support has the channels staging"
+    )
+
+
+def test_an_assignment_that_lies_on_another_commit_than_its_release(tags: Tags) -> None:
+    moved = promote(Version("support", "v1.0.0"), "prod", tags.published)
+    tags.add_named(moved.name, "commit of v2.0.0", moved.message)
+    with pytest.raises(ConflictError) as caught:
+        tags.published.channel(Channel("support", "prod"))
+    assert str(caught.value) == (
+        "support#prod#1 lies on another commit than support@v1.0.0\n"
+        "  where: tags of the repository\n"
+        "  mend: one of the two was moved: ask who did it, and promote again"
+    )
+
+
+def test_tags_that_gto_made(tags: Tags) -> None:
+    tags.add_named("support@v3.0.0", "commit of v3.0.0", "Registering artifact support")
+    tags.add_named("support#prod#1", "commit of v3.0.0", "Assigning stage")
+    found = tags.published.channel(Channel("support", "prod"))
+    assert found.version == "v3.0.0"
+    with pytest.raises(InvalidError) as caught:
+        found.promise()
+    assert str(caught.value) == (
+        "the tag's message does not say what was released\n"
+        "  where: tag support@v3.0.0\n"
+        "  mend: it was made by another tool; make releases with `varietal release` and `varietal promote`"
+    )
+    tags.add_named("support#prod!#2", "commit of v3.0.0", "Unassigning")
+    assert tags.published.channels("support") == {}
+    tags.add_named("support@v3.0.0!", "commit of v3.0.0", "Deregistering")
+    with pytest.raises(NotFoundError) as gone:
+        tags.published.release(Version("support", "v3.0.0"))
+    assert gone.value.what == "support@v3.0.0 was withdrawn"
+
+
+def test_tags_of_others_and_light_tags_do_not_count(tags: Tags) -> None:
+    tags.add_named("v1.0.0", "x")
+    tags.add_named("support@v9.0.0", "x", annotated=False)
+    assert [one.version for one in tags.published.releases["support"]] == ["v1.0.0", "v1.1.0", "v2.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"v1.0.0"', '"v1.0.1"', "version: expected 'v1.0.0', got 'v1.0.1'"),
+        ('"support"', '"other"', "variant: expected 'support', got 'other'"),
+        ("release/1", "release/2", "schema: expected 'varietal/release/1', got 'varietal/release/2'"),
+        ('"stage"', '"more": 1, "stage"', "more: expected a key of this schema, got an unknown key"),
+    ],
+)
+def test_a_message_that_was_written_by_hand(old: str, new: str, what: str) -> None:
+    message = release_message(Version("support", "v1.0.0"), Promise.of(RECORD)).replace(old, new)
+    made = Release(variant="support", version="v1.0.0", commit="x", created=START, message=message)
+    with pytest.raises(InvalidError) as caught:
+        made.promise()
+    assert caught.value.what == what
+    assert caught.value.where == "tag support@v1.0.0"
+
+
+def test_a_signature_after_the_message_is_not_part_of_it() -> None:
+    message = release_message(Version("support", "v1.0.0"), Promise.of(RECORD)) + "-----BEGIN SSH SIGNATURE-----\nU1N\n"
+    made = Release(variant="support", version="v1.0.0", commit="x", created=START, message=message)
+    assert made.promise() == Promise.of(RECORD)
+
+
+def test_versions_are_ordered_as_semantic_versioning_orders_them() -> None:
+    ordered = ["v1.0.0-alpha", "v1.0.0-alpha.1", "v1.0.0-alpha.beta", "v1.0.0-beta", "v1.0.0-beta.2"]
+    ordered += ["v1.0.0-beta.11", "v1.0.0-rc.1", "v1.0.0", "v1.0.1", "v1.2.0", "v1.10.0", "v2.0.0"]
+    assert sorted(ordered[::-1], key=version_order) == ordered
+    assert version_order("v1.0.0-1") < version_order("v1.0.0-a")
