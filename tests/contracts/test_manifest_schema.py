@@ -175,6 +175,59 @@ MANIFEST_VALIDATOR = Draft202012Validator(manifest_schema())
 PARAMS_VALIDATOR = Draft202012Validator(params_schema())
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "accepted"),
+    [
+        ("stages.tone.train.steps", 5, False),  # beside epochs
+        ("stages.pref.train.steps", 5, True),
+        ("stages.tone.targets", "mlp", False),  # beside adapter
+        ("stages.tone.adapter", {}, True),
+        ("stages.pref.targets", [], False),
+        ("stages.pref.targets", {}, False),
+        ("stages.pref.targets", {"layers": 3}, True),
+        ("stages.pref.targets", {"layers": []}, False),
+        ("stages.toned.adapters", {}, False),
+        ("stages.score.metrics", {}, False),
+        ("stages.score.metrics.mine", "chat", False),  # a label that is no metric
+        ("stages.score.metrics.kl", {"data": "chat"}, True),
+        ("stages.score.metrics.kl", {}, False),
+        ("stages.score.metrics.kl", {"metric": "loss", "data": "chat"}, True),
+        ("stages.base", {"kind": "fold", "from": "base", "adapters": {"a": 1}}, False),
+        ("stages.x", {"kind": "fold", "from": "base", "adapters": {"a": 1}}, True),
+        ("stages.x", {"kind": "import"}, False),
+        ("stages.x", {"from": "base", "adapters": {"a": 1}}, False),
+        ("stages", {}, False),
+        ("checks", [], True),
+        ("checks", None, False),
+        ("checks", [{"stage": "score", "metric": "kl"}], False),
+        ("checks", [{"stage": "score", "metric": "kl", "max": 1, "max_increase": 1}], False),
+        ("base", {"name": "tiny"}, False),  # a name is written as one
+        ("base", {"variant": "other", "stage": "tone"}, True),
+        ("base", {"variant": "other", "stage": "tone", "digest": f"sha256:{HEX}"}, False),
+        ("adapters.x", "tiny", False),
+        ("data.chat.path", "data/../x", False),
+        ("data.chat.path", "data/..x", True),
+        ("defaults.sft.data", "chat", False),
+        ("defaults.sft.train.steps", 2, True),
+        ("defaults.fold", {}, True),
+        ("schema", 1.0, True),
+        ("schema", True, False),
+        ("license", None, False),
+    ],
+)
+def test_reader_and_schema_agree_on_every_rule(path: str, value: JSON, *, accepted: bool) -> None:
+    document = copy.deepcopy(MANIFEST)
+    *way, last = path.split(".")
+    table: JSON = document
+    for key in way:
+        assert isinstance(table, dict)
+        table = table[key]
+    assert isinstance(table, dict)
+    table[last] = value
+    assert accepts_manifest(document) is accepted
+    assert MANIFEST_VALIDATOR.is_valid(document) is accepted
+
+
 @settings(max_examples=300, deadline=None)
 @given(mutated(MANIFEST))
 def test_reader_and_schema_agree_on_manifests(value: JSON) -> None:

@@ -121,7 +121,7 @@ def test_our_own_files_are_read_alike() -> None:
     assert refused == []
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=12).map("".join))
 @example("~ ")
 @example("a: &x [1]\nb: *x\n")
