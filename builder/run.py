@@ -14,7 +14,7 @@ import resource
 import shutil
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
@@ -111,7 +111,7 @@ def _find(graph: Mapping[Address, Node], address: Address) -> Node:
 
 
 def _check_recipe(workspace: Workspace, node: Node) -> None:
-    recipes: Mapping[str, int] = {**workspace.project.recipes}
+    recipes = cast("Mapping[str, int]", workspace.project.recipes)
     pinned, ours = recipes.get(node.kind), KINDS[node.kind].recipe
     if pinned != ours:
         raise RefusedError(
