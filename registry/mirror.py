@@ -75,7 +75,7 @@ def _clone(url: str, folder: Path) -> None:
 
 def _fetch(url: str, folder: Path) -> None:
     refs = ["+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"]
-    _talk([f"--git-dir={folder}", "fetch", "--quiet", "--prune", "--no-auto-gc", "--", url, *refs], url)
+    _talk([f"--git-dir={folder}", "fetch", "--no-progress", "--prune", "--no-auto-gc", "--", url, *refs], url)
 
 
 def _talk(arguments: Sequence[str], url: str) -> None:
