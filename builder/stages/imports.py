@@ -6,6 +6,7 @@ use are passed on byte for byte, all others are left out. What would run code, o
 
 from __future__ import annotations
 
+import shutil
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,7 +22,6 @@ from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
 from registry.record import ComponentChange
-from registry.store import link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +74,8 @@ def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     network = Network.from_tensors({name: content.spec.shape for name, content in kept.items()})
     carried = [name for name in source.names if _is_carried(name)]
     for name in carried:
-        link(source.folder / name, context.out / name)
+        # A copy: the source stays its owner's to edit, and an artifact's file never changes.
+        shutil.copyfile(source.folder / name, context.out / name)
     context.say(f"import: {len(kept)} tensors of {len(model.shards)} files")
     provenance = Provenance(
         kind="import",
