@@ -189,6 +189,7 @@ def _worst(failures: Sequence[Error]) -> Error:
     """The failure that says most, of equal ones that of the last source; the others follow in its text."""
     if not failures:
         return NotFoundError("there is no source to pull from", where="pull", mend="run `dvc remote add -d NAME URL`")
-    worst, *others = sorted(failures[::-1], key=lambda error: FAILURES.index(type(error)))
+    last_first = list(reversed(failures))
+    worst, *others = sorted(last_first, key=lambda error: FAILURES.index(type(error)))
     also = [f"{other.what} ({other.where})" for other in others if not isinstance(other, NotFoundError)]
     return type(worst)("; also: ".join([worst.what, *also]), where=worst.where, mend=worst.mend)

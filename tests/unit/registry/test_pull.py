@@ -331,3 +331,12 @@ def test_a_pull_into_the_empty_working_folder(scene: Scene, tmp_path: Path, monk
     report = replace(scene, target=Path()).pull()
     assert report.target == tmp_path / "here"
     assert contents(tmp_path / "here") == contents(scene.built)
+
+
+def test_the_first_failure_stops_the_other_files(scene: Scene) -> None:
+    slow = scene.oid("model-0.safetensors")
+    del scene.remote.objects[scene.oid("model-1.safetensors")]
+    scene.remote.block_bytes, scene.remote.pause_s = 1000, 0.01
+    with pytest.raises(NotFoundError):
+        scene.pull()
+    assert scene.remote.read_bytes[slow] < len(scene.remote.objects[slow])
