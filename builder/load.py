@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from builder.manifest import Manifest, Project
@@ -53,7 +54,8 @@ def load(root: Path) -> Workspace:
     value = _document(root, params)
     bases = None if params.faults else Draft(value=value, manifest=None, reading=params).names("bases")
     project = None if params.faults else read_project(value, params)
-    drafts = {name: _draft(root, name) for name in _variants(root)}
+    missing = cache(partial(_missing, root, root.resolve()))  # many variants share their data
+    drafts = {name: _draft(root, name, missing) for name in _variants(root)}
     check(None if params.faults else project, bases, drafts)
     faults = [fault for reading in (params, *(one.reading for one in drafts.values())) for fault in reading.faults]
     if faults or project is None:
@@ -83,7 +85,7 @@ def _variants(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("models/*/model.yaml"))
 
 
-def _draft(root: Path, variant: str) -> Draft:
+def _draft(root: Path, variant: str, missing: Callable[[str], str]) -> Draft:
     reading = Reading(file=f"models/{variant}/model.yaml")
     VARIANT_NAME.read(variant, (), reading)
     if (root / reading.file).parent.is_symlink():
@@ -92,7 +94,7 @@ def _draft(root: Path, variant: str) -> Draft:
     value = _document(root, reading)
     manifest = read_manifest(variant, value, reading) if len(reading.faults) == before else None
     if manifest is not None:
-        _look_for_data(root, manifest, reading)
+        _look_for_data(manifest, missing, reading)
     return Draft(value=value, manifest=manifest, reading=reading)
 
 
@@ -103,9 +105,11 @@ def _document(root: Path, reading: Reading) -> JSON:
         reading.fault((), "a link", "make it a file of its own: a link can lead out of the repository")
         return None
     try:
-        with path.open("rb") as stream:
-            data = stream.read(yaml12.MAX_BYTES + 1)
-        document = yaml12.load(data, reading.file)
+        size = path.stat().st_size
+        if size > yaml12.MAX_BYTES:
+            reading.fault((), f"a file of {size} bytes, at most {yaml12.MAX_BYTES} are read", "split or shorten it")
+            return None
+        document = yaml12.load(path.read_bytes(), reading.file)
     except OSError as error:
         reading.fault((), f"cannot be read: {error.strerror}", "write it; `varietal init` does in a new repository")
         return None
@@ -116,19 +120,22 @@ def _document(root: Path, reading: Reading) -> JSON:
     return document.value
 
 
-def _look_for_data(root: Path, manifest: Manifest, reading: Reading) -> None:
+def _look_for_data(manifest: Manifest, missing: Callable[[str], str], reading: Reading) -> None:
     for name, data in manifest.data.items():
-        if problem := _missing(root, PurePosixPath(data.path)):
+        if data.path and (problem := missing(data.path)):
             mend = "write the path of a file of JSON lines within the repository"
             reading.fault(("data", name, "path"), problem, mend)
 
 
-def _missing(root: Path, path: PurePosixPath) -> str:
+def _missing(root: Path, home: Path, path: str) -> str:
     """Why a data file cannot be used; empty where it is there, or DVC knows where to get it."""
     file = root / path
-    if not file.resolve().is_relative_to(root.resolve()):
-        return f"{path} is a link that leads out of the repository"
-    if file.is_dir():
-        return f"{path} is a folder"
-    tracked = any((root / f"{part}.dvc").is_file() for part in (path, *path.parents[:-1]))
-    return "" if file.is_file() or tracked else f"{path} does not exist"
+    try:
+        if not file.resolve().is_relative_to(home):
+            return f"{path} is a link that leads out of the repository"
+        if file.is_dir():
+            return f"{path} is a folder"
+        tracked = any((root / f"{part}.dvc").is_file() for part in (path, *PurePosixPath(path).parents[:-1]))
+        return "" if file.is_file() or tracked else f"{path} does not exist"
+    except (OSError, RuntimeError):  # a name that is too long; links in a circle
+        return f"{path} leads nowhere"

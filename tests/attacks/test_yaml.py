@@ -14,10 +14,10 @@ MIB = 1 << 20
 
 
 def problem(text: str) -> str:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InvalidError) as caught:
         yaml12.load(text, "m.yaml")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     return caught.value.faults[0].problem
 
 
@@ -81,7 +81,7 @@ def test_a_large_document_is_refused_before_parsing() -> None:
 
 @pytest.mark.parametrize("unit", ["-\n", "?\n", "- a\n", "a\n", "'", "!", "#", "\n", "[],", "k: {}\n"])
 def test_long_flat_documents_take_seconds_at_most(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.suppress(InvalidError):
         yaml12.load(unit * (MIB // len(unit)), "m.yaml")
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
