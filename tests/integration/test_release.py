@@ -1,0 +1,177 @@
+"""Gate, release, channel, pull and proof, by the real command in a real repository."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.team import Team
+
+
+@pytest.fixture(scope="module")
+def released(built: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """The built repository with one release and a channel on it."""
+    team = built.copy(tmp_path_factory.mktemp("released") / "team")
+    team.must("varietal", "release", "support@v1.0.0")
+    team.must("varietal", "promote", "support@v1.0.0", "prod")
+    return team
+
+
+@pytest.fixture(scope="module")
+def pulled(released: Team) -> Path:
+    """What another clone pulled by the channel."""
+    clone = released.root.parent / "clone"
+    released.must("git", "clone", "--quiet", str(released.root), str(clone))
+    other = type(released)(root=clone)
+    other.must("varietal", "pull", "support#prod", "../pulled")
+    return clone.parent / "pulled"
+
+
+def test_a_release_is_pulled_elsewhere_with_its_very_bytes(released: Team, pulled: Path) -> None:
+    original = released.root / "models/support/artifacts/final"
+    assert {path.name: path.read_bytes() for path in pulled.iterdir()} == {
+        path.name: path.read_bytes() for path in original.iterdir()
+    }
+    answer = released.must("varietal", "verify", "support@v1.0.0", str(pulled), "--json")
+    assert json.loads(answer.out)["artifact_digest"] == str(released.record("final").artifact.digest)
+
+
+def test_a_second_pull_moves_nothing(released: Team, pulled: Path) -> None:
+    del pulled
+    answer = released.must("varietal", "pull", "support@v1.0.0", "../again", "--json")
+    assert json.loads(answer.out)["moved_bytes"] < 20_000  # the listing of the folder, never a weight
+
+
+def test_gto_reads_the_tags(released: Team) -> None:
+    shown = json.loads(released.must("gto", "show", "support", "--json").out)
+    assert [row["version"] for row in shown] == ["v1.0.0"]
+    assert "prod" in json.dumps(shown)
+
+
+def test_one_tensor_is_followed_from_the_pulled_file_to_the_manifest(released: Team, pulled: Path) -> None:
+    listing = json.loads((pulled / "artifact.json").read_text())
+    tensor = next(one for one in listing["tensors"] if "layers.1.self_attn.q_proj" in one["name"])
+    found = json.loads(released.must("varietal", "find", tensor["digest"], "--json").out)
+    assert "support" in json.dumps(found)
+    lineage = released.must("varietal", "lineage", "support#prod").out
+    for name in ("support:final", "support:pref", "support:toned", "support:tone", "bases:tiny", "data/talks.jsonl"):
+        assert name in lineage
+
+
+def test_what_a_data_set_touches(released: Team) -> None:
+    out = released.must("varietal", "lineage", "--down", "data/talks.jsonl").out
+    for stage in ("tone", "toned", "pref", "final", "score"):
+        assert f"support:{stage}" in out
+
+
+def test_a_flipped_byte_in_a_pulled_folder_is_found(released: Team, pulled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    released.must("cp", "-r", str(pulled), str(folder))
+    shard = next(folder.glob("model-00002*"))
+    shard.chmod(0o644)
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    answer = released.call("varietal", "verify", "support@v1.0.0", str(folder))
+    assert answer.code == 3
+    assert f"{shard.name} has sha256:" in answer.err
+
+
+def test_a_flipped_byte_in_an_input_stops_the_stage(team: Team) -> None:
+    shard = next((team.root / "bases/tiny").glob("model-00002*"))
+    shard.chmod(0o644)
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.unlink()
+    shard.write_bytes(data)
+    answer = team.call("varietal", "run", "support", "toned")
+    assert answer.code == 3
+    assert f"{shard.name} has sha256:" in answer.err
+    assert "mend: remove the folder and fetch or build the artifact again" in answer.err
+
+
+def test_a_tag_that_exists(released: Team) -> None:
+    answer = released.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 5
+    assert answer.err.startswith("support@v1.0.0 exists\n  where: commit ")
+    assert "mend: a release never moves: take the next version" in answer.err
+
+
+def test_a_channel_that_is_there_already_and_one_that_was_nowhere(released: Team) -> None:
+    answer = released.call("varietal", "promote", "support@v1.0.0", "prod")
+    assert answer.code == 5
+    assert "support#prod points at v1.0.0 already" in answer.err
+    answer = released.call("varietal", "rollback", "support#prod")
+    assert answer.code == 2
+    assert "support#prod pointed at nothing before" in answer.err
+
+
+def test_a_failed_check(team: Team) -> None:
+    team.edit("max_increase: 1.0", "max: 0.001")
+    team.commit("A bound that cannot be met")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "support@v1.0.0 is not released: bits_per_byte of score is" in answer.err
+    assert "it must be at most 0.001" in answer.err
+    assert team.must("git", "tag").out == ""
+
+
+def test_no_checks_at_all(team: Team) -> None:
+    team.edit("checks:\n- {stage: score, metric: bits_per_byte, max_increase: 1.0}\n", "")
+    answer = team.call("varietal", "gate", "support")
+    assert answer.code == 1
+    assert "FAIL  the manifest has no checks: write some, or `checks: []` to release without" in answer.out
+
+
+def test_a_stale_lock(team: Team) -> None:
+    team.edit("beta: 0.1", "beta: 0.2")
+    team.commit("Another beta, not built")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "the lock is stale: support:pref: stages.pref is {" in answer.err
+    assert team.must("git", "tag").out == ""
+
+
+def test_a_record_that_was_edited_in_git(team: Team) -> None:
+    path = team.root / "models/support/records/score.json"
+    path.write_text(path.read_text().replace('"duration_s"', '"duration_s" '))
+    team.commit("Doctor a record")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "models/support/records/score.json is not the record that was built" in answer.err
+
+
+def test_a_dirty_tree(team: Team) -> None:
+    (team.root / "data/notes.txt").write_text("not committed")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "the work tree differs from the commit: data/notes.txt" in answer.err
+
+
+def test_a_commit_that_is_not_on_main(team: Team) -> None:
+    team.must("git", "checkout", "--quiet", "-b", "try")
+    (team.root / "data/notes.txt").write_text("on a branch")
+    team.commit("On a branch")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "the commit is not on the main branch" in answer.err
+
+
+def test_bytes_that_are_not_on_the_remote(team: Team) -> None:
+    team.must("dvc", "remote", "modify", "--local", "store", "url", str(team.root.parent / "empty"))
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "the remote lacks the listing of support:final: run `dvc push`" in answer.err
+
+
+def test_there_is_no_remote(team: Team) -> None:
+    team.must("dvc", "remote", "remove", "store")
+    team.commit("Forget the remote")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code in {2, 4}
+    assert "dvc remote add" in answer.err
