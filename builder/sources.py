@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from registry.artifact import LISTING, Artifact, FileEntry, check_path
 from registry.digest import Digest, digest_file
-from registry.errors import DeniedError, DigestMismatchError, InvalidError, NotFoundError, TransportError
+from registry.errors import DeniedError, DigestMismatchError, InvalidError, MachineError, NotFoundError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,11 +62,13 @@ class Source:
     """Files on this disk, each checked against its pin.
 
     Attributes:
+        where: The folder in the repository, or the commit on the Hub; for messages.
         folder: Where they lie, at the top level.
         names: Names of the files to take: weights and :data:`MODEL_FILES`, sorted.
         left_out: Paths of all others, sorted.
     """
 
+    where: str
     folder: Path
     names: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -118,7 +121,7 @@ def open_folder(root: Path, path: str, pin: Digest, choose: Choose) -> Source:
             where=path,
             mend=f"if the change is meant, pin it again: varietal pin {path}",
         )
-    source = _source(folder, _walk(folder, ""))
+    source = _source(path, folder, _walk(folder, ""))
     return _with_weights(source, choose(source))
 
 
@@ -140,6 +143,7 @@ def fetch_hub(work: Path, hub: str, revision: str, say: Callable[[str], None], c
         InvalidError: The listing is not sound.
         DigestMismatchError: A file's bytes are not what the listing says.
         TransportError: The Hub does not answer as it should.
+        MachineError: There is not enough room on the disk.
     """
     where = f"hub:{hub}@{revision}"
     listed = _list_hub(hub, revision, where)
@@ -149,14 +153,15 @@ def fetch_hub(work: Path, hub: str, revision: str, say: Callable[[str], None], c
     def fetch(name: str) -> None:
         _fetch(folder / name, listed[name], _Place(hub=hub, revision=revision, name=name, where=where), say)
 
-    source = _source(folder, listed)
+    source = _source(where, folder, listed)
     for name in source.names:
         if not name.endswith(_TENSORS):
             fetch(name)
     chosen = _with_weights(source, choose(source))
+    if missing := [name for name in chosen.names if name not in listed]:
+        raise NotFoundError(f"{missing[0]} is not there", where=where, mend="import a commit that is complete")
+    _check_room(folder, sum(listed[name].size_bytes for name in chosen.names), where)
     for name in chosen.names:
-        if name not in listed:
-            raise NotFoundError(f"{name} is not there", where=where, mend="import a commit that is complete")
         fetch(name)
     return chosen
 
@@ -178,17 +183,18 @@ class _Place:
     where: str
 
 
-def _source(folder: Path, paths: Iterable[str]) -> Source:
+def _source(where: str, folder: Path, paths: Iterable[str]) -> Source:
     everything = sorted(paths)
     names = tuple(path for path in everything if "/" not in path and _is_taken(path))
-    return Source(folder=folder, names=names, left_out=tuple(path for path in everything if path not in names))
+    left_out = tuple(path for path in everything if path not in names)
+    return Source(where=where, folder=folder, names=names, left_out=left_out)
 
 
 def _with_weights(source: Source, weights: Sequence[str]) -> Source:
     """Of the files with tensors only those that were chosen."""
     names = tuple(sorted({name for name in source.names if not name.endswith(_TENSORS)} | set(weights)))
     spare = {name for name in source.names if name not in names}
-    return Source(folder=source.folder, names=names, left_out=tuple(sorted({*source.left_out, *spare})))
+    return replace(source, names=names, left_out=tuple(sorted({*source.left_out, *spare})))
 
 
 def _is_taken(name: str) -> bool:
@@ -226,6 +232,17 @@ def _list_hub(hub: str, revision: str, where: str) -> dict[str, _Listed]:
         for entry in entries
         if isinstance(entry, RepoFile)
     }
+
+
+def _check_room(folder: Path, size_bytes: int, where: str) -> None:
+    """What is fetched is written once more as an artifact."""
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size_bytes:
+        raise MachineError(
+            f"{free} bytes are free, the import needs {2 * size_bytes}: as fetched, and as an artifact",
+            where=where,
+            mend="make room, then run again; what was fetched is kept",
+        )
 
 
 def _fetch(path: Path, listed: _Listed, place: _Place, say: Callable[[str], None]) -> None:

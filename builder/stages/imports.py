@@ -69,7 +69,7 @@ def _open(context: Context[ImportSettings], choose: Choose) -> Source:
 
 def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     model = read_model(source.folder)
-    alias, note = _tied_alias(model)
+    alias, note = _tied_alias(model, source)
     kept = {name: Checked(stored=stored) for name, stored in model.tensors.items() if name != alias}
     network = Network.from_tensors({name: content.spec.shape for name, content in kept.items()})
     carried = [name for name in source.names if _is_carried(name)]
@@ -84,7 +84,11 @@ def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
         layers=_layers(network),
     )
     written = write_contents(context.out, contents=kept, provenance=provenance, threads=context.runner.threads)
-    notes = (note, _list("left out", source.left_out), _list("tensors of no known component", network.unknown))
+    notes = (
+        note,
+        _left_out(source, {*carried, *model.shards, INDEX}),
+        _list("tensors of no known component", network.unknown),
+    )
     return Outcome(type="model", written=written, components=_added(network), notes=tuple(filter(None, notes)))
 
 
@@ -101,7 +105,7 @@ def _choose_model(source: Source) -> Sequence[str]:
         name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
         raise InvalidError(
             f"the model is quantised ({name}); its weights cannot be folded or trained on as they are",
-            where=f"{source.folder.name}/{CONFIG}",
+            where=f"{source.where}/{CONFIG}",
             mend="import the 16-bit model that it was made from",
         )
     _refuse_code(source, CONFIG, config)
@@ -116,7 +120,7 @@ def _refuse_pickles(source: Source, wanted: Sequence[str]) -> None:
     if pickles and not set(wanted) & set(source.names):
         raise InvalidError(
             f"the weights are pickles ({_list('', pickles)}); only safetensors are read",
-            where=source.folder.name,
+            where=source.where,
             mend="load it where you trust it, save it with `save_pretrained` as safetensors, and import that folder",
         )
 
@@ -125,13 +129,13 @@ def _refuse_code(source: Source, name: str, config: Mapping[str, JSON]) -> None:
     if "auto_map" in config:
         raise InvalidError(
             "auto_map asks for code of the model's own, which is never run",
-            where=f"{source.folder.name}/{name}",
+            where=f"{source.where}/{name}",
             mend="use a model that transformers knows by itself",
         )
 
 
 def _read_table(source: Source, name: str) -> Mapping[str, JSON]:
-    where = f"{source.folder.name}/{name}"
+    where = f"{source.where}/{name}"
     if name not in source.names:
         raise InvalidError(f"there is no {name}", where=where, mend="import a Hugging Face model folder")
     value = decode((source.folder / name).read_bytes(), where=where)
@@ -140,7 +144,7 @@ def _read_table(source: Source, name: str) -> Mapping[str, JSON]:
     return value
 
 
-def _tied_alias(model: ModelFolder) -> tuple[str, str]:
+def _tied_alias(model: ModelFolder, source: Source) -> tuple[str, str]:
     """Name of a head that is stored although it is tied to the embedding, and a note on it; empty without one."""
     by_component = {model.network.component_of(name): name for name in model.tensors if name.endswith(".weight")}
     head, embedding = by_component.get("head", ""), by_component.get("embedding.token", "")
@@ -149,7 +153,7 @@ def _tied_alias(model: ModelFolder) -> tuple[str, str]:
     if not _are_equal(model.tensors[head], model.tensors[embedding]):
         raise InvalidError(
             f"{head!r} and {embedding!r} differ, but tie_word_embeddings says that they are one",
-            where=f"{model.path.name}/{CONFIG}",
+            where=f"{source.where}/{CONFIG}",
             mend="set tie_word_embeddings to false if the head has weights of its own, else remove the head",
         )
     return head, f"{head} is tied to {embedding} and stored once"
@@ -182,7 +186,7 @@ def _import_adapter(context: Context[ImportSettings], source: Source) -> Outcome
     )
     contents = [Checked(stored=factor) for factor in factors]
     written = write_adapter_contents(context.out, contents=contents, config=adapter.config, provenance=provenance)
-    note = _list("left out", source.left_out)
+    note = _left_out(source, {ADAPTER_CONFIG, ADAPTER_WEIGHTS})
     return Outcome(type="adapter", written=written, components=_added(network), notes=(note,) if note else ())
 
 
@@ -202,6 +206,10 @@ def _added(network: Network) -> tuple[ComponentChange, ...]:
         )
         for count in network.count(network.names)
     )
+
+
+def _left_out(source: Source, taken: set[str]) -> str:
+    return _list("left out", sorted({*source.names, *source.left_out} - taken))
 
 
 def _layers(network: Network) -> str:

@@ -97,9 +97,13 @@ _HEADS = frozenset({"lm_head", "embed_out"})
 _AGAIN = "save the adapter again"
 _RIGHT_MODEL = "fold it into the model that it was trained on"
 
+# What a pattern may have and still be matched in no time, whatever it says: no repeat of a repeat, few of each.
 _MAX_PATTERN_CHARACTERS = 300
-_NESTED_REPEAT = re.compile(r"\)\s*[*+{]|(?:[*+?}]\s*){2,}[*+{]|\\[1-9]")
-_MAX_REPEATS = 4
+_MAX_MODULE_CHARACTERS = 200
+_MAX_REPEATS = 2
+_MAX_GROUPS = 3
+_REPEAT = re.compile(r"[*+{]|(?<!\()\?")
+_NESTED = re.compile(r"\)\s*[*+{]|\\[1-9]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,13 +306,18 @@ def _fits(path: Path, pattern: str, module: str) -> bool:
     """PEFT's rule: the pattern is a regular expression on the end of the module's name."""
     if module == pattern or module.endswith(f".{pattern}"):
         return True
-    repeats = sum(map(pattern.count, "*+{"))
-    if len(pattern) > _MAX_PATTERN_CHARACTERS or repeats > _MAX_REPEATS or _NESTED_REPEAT.search(pattern):
+    if not _is_harmless(pattern) or len(module) > _MAX_MODULE_CHARACTERS:
         raise _refused(path, f"pattern {pattern!r} is too involved to match safely", "write module names instead")
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error as error:
         raise _refused(path, f"pattern {pattern!r} is no regular expression: {error}", _AGAIN) from error
+
+
+def _is_harmless(pattern: str) -> bool:
+    """Whether no name can make the matching of a pattern take long."""
+    few = len(_REPEAT.findall(pattern)) <= _MAX_REPEATS and pattern.count("(") <= _MAX_GROUPS
+    return few and len(pattern) <= _MAX_PATTERN_CHARACTERS and _NESTED.search(pattern) is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

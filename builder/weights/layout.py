@@ -272,9 +272,10 @@ def _check_same(model: ModelFolder, name: str, spec: TensorSpec) -> None:
 def _without_aliases(tensors: Mapping[str, torch.Tensor], *, known: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """Of several names for the same memory only one: the one that is known, or the first in the network's order."""
     order = [name for group in shard_tensors(tensors) for name in group]
+    order.sort(key=lambda name: name not in known)  # a stable sort: the network's order within both
     chosen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     unaliased: dict[str, torch.Tensor] = {}
-    for name in sorted(order, key=lambda one: (one not in known, order.index(one))):
+    for name in order:
         tensor = tensors[name]
         memory = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
         if tensor.numel() == 0 or chosen.setdefault(memory, name) == name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from huggingface_hub import close_session, constants
 from builder.manifest import HubAdapter, HubBase
 from builder.stages.imports import import_
 from registry.artifact import Artifact
-from registry.errors import DeniedError, DigestMismatchError, InvalidError, NotFoundError, TransportError
+from registry.errors import DeniedError, DigestMismatchError, InvalidError, MachineError, NotFoundError, TransportError
 from tests.workshop import Workshop, llama, lora, weights_digest
 
 if TYPE_CHECKING:
@@ -263,6 +264,22 @@ def test_pickles_alone_are_refused_before_anything_large_is_fetched(shop: Worksh
     with pytest.raises(InvalidError) as caught:
         import_(context(shop))
     assert caught.value.what == "the weights are pickles (pytorch_model.bin); only safetensors are read"
+
+
+def test_a_full_disk_is_seen_before_weights_are_fetched(
+    shop: Workshop, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single(shop, hub)
+    needed = 2 * sum(len(hub.files[name]) for name in ("config.json", "tokenizer.json", WEIGHTS))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, needed - 1))
+    with pytest.raises(MachineError) as caught:
+        import_(context(shop))
+    assert str(caught.value) == (
+        f"{needed - 1} bytes are free, the import needs {needed}: as fetched, and as an artifact\n"
+        f"  where: hub:acme/tiny@{COMMIT}\n"
+        "  mend: make room, then run again; what was fetched is kept"
+    )
+    assert WEIGHTS not in [fetched for fetched, _ in hub.requests]
 
 
 def test_a_path_that_climbs_is_refused(shop: Workshop, hub: Hub) -> None:

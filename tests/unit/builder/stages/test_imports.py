@@ -236,7 +236,8 @@ def foreign_adapter(shop: Workshop, tensors: Mapping[str, torch.Tensor] | None =
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "q_proj"]}
     settings["base_model_name_or_path"] = "../../somewhere"
     (folder / "adapter_config.json").write_text(json.dumps(settings | config))
-    (folder / "README.md").write_text("")
+    for name in ("README.md", "tokenizer.json"):
+        (folder / name).write_text("{}")
     return folder
 
 
@@ -258,7 +259,7 @@ def test_an_adapter_comes_in_with_the_digest_of_its_base(shop: Workshop) -> None
     assert config["base_model_name_or_path"] == ""
     assert config["target_modules"] == ["q_proj", "v_proj"]
     assert outcome.type == "adapter"
-    assert outcome.notes == ("left out: README.md",)
+    assert outcome.notes == ("left out: README.md, tokenizer.json",)
 
 
 def read_adapter_header(folder: Path) -> Mapping[str, str]:

@@ -63,7 +63,13 @@ def shop(tmp_path: Path) -> Workshop:
             f"alpha_pattern gives {QUERY} several values, by 'layers\\\\.0\\\\..*' and 'q_proj'",
         ),
         ({"alpha_pattern": {"(a+)+": 1}}, "pattern '(a+)+' is too involved to match safely"),
-        ({"alpha_pattern": {"(.*.*.*.*.*)x": 1}}, "pattern '(.*.*.*.*.*)x' is too involved to match safely"),
+        ({"alpha_pattern": {"(.*.*.*)x": 1}}, "pattern '(.*.*.*)x' is too involved to match safely"),
+        ({"alpha_pattern": {"a?a?a?aaa": 1}}, "pattern 'a?a?a?aaa' is too involved to match safely"),
+        (
+            {"alpha_pattern": {"(a|a)(a|a)(a|a)(a|a)": 1}},
+            "pattern '(a|a)(a|a)(a|a)(a|a)' is too involved to match safely",
+        ),
+        ({"alpha_pattern": {r"(a)\1": 1}}, "pattern '(a)\\\\1' is too involved to match safely"),
         (
             {"alpha_pattern": {"(q_proj": 1}},
             "pattern '(q_proj' is no regular expression: missing ), unterminated subpattern at position 7",
@@ -189,6 +195,7 @@ def test_the_outermost_prefix_may_be_there_or_not(shop: Workshop, module: str) -
         ({"lora_alpha": 3, "alpha_pattern": {"q_proj": 5}}, 2.5),
         ({"lora_alpha": 3, "alpha_pattern": {"0.self_attn.q_proj": 5}}, 2.5),
         ({"lora_alpha": 3, "alpha_pattern": {r"layers\.[0-3]\.self_attn.*": 5}}, 2.5),
+        ({"lora_alpha": 3, "alpha_pattern": {r"layers\.(?:0|1)\.(self_attn|mlp)\.\w+": 5}}, 2.5),
         ({"lora_alpha": 3, "alpha_pattern": {"proj": 5}}, 1.5),
         ({"r": 8, "lora_alpha": 3, "rank_pattern": {"q_proj": 2}}, 1.5),
     ],
