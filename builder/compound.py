@@ -201,8 +201,12 @@ class TableShape:
         return tuple(replace(one, required=False) if one.key == key else one for one in self.fields)
 
     def partial(self) -> TableShape:
-        """The same table as a set of defaults: settings only, none required."""
-        fields = tuple(replace(one, shape=_partial(one.shape), required=False) for one in self.fields if not one.own)
+        """The same table as a set of defaults: settings only, less those that every stage must write itself."""
+        fields = tuple(
+            replace(one, shape=_partial(one.shape), required=False)
+            for one in self.fields
+            if not one.own and (not one.required or isinstance(one.shape, TableShape))
+        )
         return replace(self, name=f"{self.name} defaults", fields=fields, make=None, shorthand="")
 
     def long(self, value: JSON) -> JSON:

@@ -107,12 +107,13 @@ class _Scope:
     def fault(self, path: KeyPath, problem: str, mend: str) -> None:
         self.draft.reading.fault(path, problem, mend)
 
-    def known(self, path: KeyPath, name: str, names: Collection[str], called: str) -> bool:
-        """Whether a name is declared; reports it where it is not."""
+    def known(self, path: KeyPath, name: str, names: Collection[str], called: str, *, of: str = "") -> bool:
+        """Whether a name is declared, here or by what ``of`` names; reports it where it is not."""
         if name in names:
             return True
         if name:  # an empty one stands for a value whose fault is known
-            self.fault(path, f"unknown {called} {name!r}", nearest(name, names, f"{called}s here"))
+            owner, place = (f" of {of}", f" of {of}") if of else ("", " here")
+            self.fault(path, f"unknown {called} {name!r}{owner}", nearest(name, names, f"{called}s{place}"))
         return False
 
     def artifacts(self) -> set[str]:
@@ -152,7 +153,7 @@ def _check_stage_ref(scope: _Scope, path: KeyPath, source: StageRef, wanted: str
     if not scope.known((*path, "variant"), source.variant, scope.drafts, "variant"):
         return
     other = scope.drafts[source.variant]
-    if not scope.known((*path, "stage"), source.stage, other.names("stages"), f"stage of {source.variant}"):
+    if not scope.known((*path, "stage"), source.stage, other.names("stages"), "stage", of=source.variant):
         return
     found = type_of(other.manifest, source.stage) if other.manifest is not None else None
     if found not in {None, wanted}:
@@ -292,7 +293,7 @@ def _check_bound(scope: _Scope, path: KeyPath, bound: Check) -> None:
         mend = "name an evaluate stage"
         scope.fault((*path, "stage"), f"{bound.stage!r} is a {stage.kind} stage, and measures nothing", mend)
         return
-    if not scope.known((*path, "metric"), bound.metric, stage.metrics, f"label of {bound.stage}"):
+    if not scope.known((*path, "metric"), bound.metric, stage.metrics, "label", of=bound.stage):
         return
     key = "max_increase" if bound.max_increase is not None else "max_decrease"
     if bound.max_increase is None and bound.max_decrease is None:

@@ -80,7 +80,7 @@ bases:
 recipes: {{import: 1, sft: 2}}
 defaults:
   dpo: {{train: {{beta: 0.3, epochs: 3}}}}
-  pretrain: {{network: {{layers: 2}}}}
+  pretrain: {{network: {{context: 256}}}}
 """,
     "params.yaml",
 ).value
@@ -210,6 +210,8 @@ PARAMS_VALIDATOR = Draft202012Validator(params_schema())
         ("defaults.sft.data", "chat", False),
         ("defaults.sft.train.steps", 2, True),
         ("defaults.fold", {}, True),
+        ("defaults.pretrain", {"network": {"context": 64}}, True),
+        ("defaults.pretrain", {"network": {"layers": 2}}, False),  # each stage writes it
         ("schema", 1.0, True),
         ("schema", True, False),
         ("license", None, False),

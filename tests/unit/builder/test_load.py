@@ -325,7 +325,7 @@ def test_one_fault_does_not_cause_another(root: Path) -> None:
             "{variant: b, stage: tone}",
             "base: b:tone gives an adapter, not a model / name a stage of b that gives a model",
         ),
-        ("{variant: b, stage: tned}", "base.stage: unknown stage of b 'tned' / did you mean 'toned'?"),
+        ("{variant: b, stage: tned}", "base.stage: unknown stage 'tned' of b / did you mean 'toned'?"),
         ("{variant: c, stage: tone}", "base.variant: unknown variant 'c' / variants here: a, b"),
         (
             "{variant: a, stage: toned}",
@@ -380,7 +380,8 @@ def test_a_manifest_without_base_has_no_base_to_start_from(root: Path) -> None:
             "{stage: toned, metric: loss, max: 1}",
             "[0].stage: 'toned' is a fold stage, and measures nothing / name an evaluate stage",
         ),
-        ("{stage: score, metric: lss, max: 1}", "[0].metric: unknown label of score 'lss' / did you mean 'loss'?"),
+        ("{stage: score, metric: lss, max: 1}", "[0].metric: unknown label 'lss' of score / did you mean 'loss'?"),
+        ("{stage: score, metric: zz, max: 1}", "[0].metric: unknown label 'zz' of score / labels of score: loss"),
         (
             "{stage: score, metric: loss, min: 2, max: 1}",
             "[0]: nothing is from 2 to 1 / write the lower bound as `min`",
