@@ -85,9 +85,11 @@ def prepare(runner: Runner, *, threads: int = 0) -> Device:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(wanted)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
-    # One process drives one GPU; with several in sight, transformers would spread a batch over them by itself.
-    if "CUDA_VISIBLE_DEVICES" not in os.environ and "LOCAL_RANK" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "" if runner.device == "cpu" else "0"
+    if runner.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif "LOCAL_RANK" not in os.environ:
+        # One process drives one GPU; with several in sight, transformers would spread a batch over them by itself.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     return _device(runner.device, wanted)
 
 

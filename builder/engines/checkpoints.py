@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["latest", "seal", "step_of"]
+__all__ = ["any_checkpoint", "latest", "seal", "step_of"]
 
 _PREFIX = "checkpoint-"
 _SEAL = "varietal-seal.json"
@@ -29,6 +29,11 @@ _SEAL = "varietal-seal.json"
 def step_of(checkpoint: Path) -> int:
     """Optimiser step that a checkpoint was written after."""
     return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def any_checkpoint(folder: Path) -> bool:
+    """Whether a training came as far as a sealed checkpoint; what is in it is not looked at."""
+    return any(folder.glob(f"{_PREFIX}*/{_SEAL}"))
 
 
 def seal(checkpoint: Path) -> None:

@@ -172,6 +172,12 @@ def train_dpo(
         processing_class=tokenizer,
         peft_config=new_adapter,
     )
+    if len(trainer.train_dataset) != len(used):
+        raise MachineError(
+            f"the trainer keeps {len(trainer.train_dataset)} of {len(used)} pairs, so rows cannot be told apart",
+            where="TRL",
+            mend="lower train.max_length a little and tell us; the tokenizer cuts these prompts in another place",
+        )
     order = by_length(visits, lengths, batch=training.batch)
     trainer.train_dataset = trainer.train_dataset.select([place[row] for row in order])
     return _run(trainer, job, tokens=sum(pairs[row].tokens(training.max_length) for row in order))
@@ -269,7 +275,8 @@ def _run(trainer: Any, job: Job, *, tokens: int) -> Trained:  # noqa: ANN401 - T
         raise MachineError(
             f"the device's memory is too small for micro-batches of {job.split.micro_batch} rows",
             where=job.device.name,
-            mend="write a smaller `micro_batch:` into .varietal/runner.yaml, or lower train.max_length",
+            mend="write a smaller `micro_batch:` into .varietal/runner.yaml, or lower train.max_length; "
+            f"a training with a checkpoint keeps its own: remove {job.folder} first",
         ) from error
     history = tuple(entry for entry in trainer.state.log_history if "loss" in entry)
     return Trained(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from builder.rows import read_rows
 from builder.stage import Outcome
 from builder.stages.tokens import join_texts
-from builder.stages.train import DEPENDS_ON, figures, make_job, remarks, start
+from builder.stages.training import DEPENDS_ON, figures, make_job, remarks, start
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance

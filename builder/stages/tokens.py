@@ -10,6 +10,8 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateError
+
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -165,12 +167,8 @@ def encode_messages(
         InvalidError: The template does not do, or no row has a token to learn from.
     """
     require_template(tokenizer, where=where, marks=assistant_only)
-    rendered = tokenizer.apply_chat_template(
-        [[_message(message) for message in messages] for messages in conversations],
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=assistant_only,
-    )
+    plain = [[_message(message) for message in messages] for messages in conversations]
+    rendered = _apply(tokenizer, plain, where, return_assistant_tokens_mask=assistant_only)
     masks = rendered["assistant_masks"] if assistant_only else [[1] * len(ids) for ids in rendered["input_ids"]]
     return _encoded(zip(rendered["input_ids"], masks, strict=True), max_length=max_length, where=where)
 
@@ -211,7 +209,7 @@ def encode_pairs(
     pairs: list[Pair] = []
     truncated = silent = 0
     for text in texts:
-        pair = _encode_pair(tokenizer, text)
+        pair = _encode_pair(tokenizer, text, where)
         if len(pair.prompt) < max_length:
             pairs.append(pair)
             truncated += len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > max_length
@@ -282,27 +280,41 @@ def _pair_text(row: Mapping[str, Any]) -> dict[str, str | list[dict[str, str]]]:
     return {name: part if isinstance(part, str) else list(map(_message, part)) for name, part in parts.items()}
 
 
-def _encode_pair(tokenizer: Any, text: Mapping[str, str | list[dict[str, str]]]) -> Pair:  # noqa: ANN401
+def _encode_pair(tokenizer: Any, text: Mapping[str, str | list[dict[str, str]]], where: str) -> Pair:  # noqa: ANN401
     """As the trainer tokenizes it: answers begin at the first token where either sequence leaves the prompt."""
-    prompt = _render(tokenizer, text["prompt"], answers=True)
-    chosen, rejected = (_render(tokenizer, text["prompt"], text[name]) for name in ("chosen", "rejected"))
+    prompt = _render(tokenizer, text["prompt"], where=where, opened=True)
+    chosen, rejected = (_render(tokenizer, text["prompt"], text[name], where=where) for name in ("chosen", "rejected"))
     start = min(_common(prompt, chosen), _common(prompt, rejected))
     return Pair(text=text, prompt=tuple(chosen[:start]), chosen=tuple(chosen[start:]), rejected=tuple(rejected[start:]))
 
 
-def _render(tokenizer: Any, *parts: str | list[dict[str, str]], answers: bool = False) -> Sequence[int]:  # noqa: ANN401
-    """Token ids of the parts one after another; a prompt is followed by what opens an answer."""
-    ids: Sequence[int]
+def _render(
+    tokenizer: Any,  # noqa: ANN401 - no types to be had
+    *parts: str | list[dict[str, str]],
+    where: str,
+    opened: bool = False,
+) -> Sequence[int]:
+    """Token ids of the parts one after another; a prompt may be followed by what opens an answer."""
     if isinstance(parts[0], list):
         messages = [message for part in parts for message in part]
-        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=answers)[
-            "input_ids"
-        ]
-        return ids
-    text = "".join(str(part) for part in parts)
-    end = "" if answers or text.endswith(tokenizer.eos_token) else tokenizer.eos_token
-    ids = tokenizer(text + end)["input_ids"]
+        rendered = _apply(tokenizer, messages, where, add_generation_prompt=opened)
+    else:
+        text = "".join(str(part) for part in parts)
+        rendered = tokenizer(text if opened or text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)
+    ids: Sequence[int] = rendered["input_ids"]
     return ids
+
+
+def _apply(tokenizer: Any, messages: Sequence[Any], where: str, **options: bool) -> Any:  # noqa: ANN401 - no types
+    """One conversation, or a list of them, through the chat template."""
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    except TemplateError as error:
+        raise InvalidError(
+            f"the chat template refuses a conversation: {error}",
+            where=where,
+            mend="change the row, or use a base whose template takes it",
+        ) from error
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import torch
@@ -28,12 +29,21 @@ from registry.safetensors import read_header
 from tests.integration import training
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.manifest import DpoStage, SftStage
     from builder.stage import Outcome
     from tests.conftest import MakeModel
 
 ROOT = Path(__file__).parents[2]
 LN_2 = math.log(2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_variables() -> Iterator[None]:
+    """A stage sets variables of its process; here that process goes on to other tests."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +234,22 @@ def test_micro_batches_change_rounding_alone(base: Path, data: Path, tmp_path: P
     assert (whole.micro_batch, split.micro_batch) == (8, 2)
     assert value(split, "train_loss") == pytest.approx(value(whole, "train_loss"), abs=1e-5)
     assert value(split, "tokens") == value(whole, "tokens")
+
+
+def test_sixteen_bit_arithmetic_keeps_what_is_trained_in_float32(
+    make_model: MakeModel, data: Path, tmp_path: Path
+) -> None:
+    base = make_model("llama", dtype="bfloat16")
+    stage = training.sft_stage(training.lora(dropout=0.0), steps=1, batch=24, precision="mixed-bfloat16")
+    outcome = run_sft(tmp_path, base, data, stage)
+    assert value(outcome, "train_loss") == pytest.approx(own_loss(base, data, assistant_only=True), rel=0.02)
+    assert {tensor.dtype for tensor in tensors(tmp_path / "out").values()} == {torch.float32}
+
+
+def test_a_split_follows_the_runner_until_there_is_a_checkpoint(base: Path, data: Path, tmp_path: Path) -> None:
+    stage = training.sft_stage(training.lora(), steps=1)
+    assert run_sft(tmp_path, base, data, stage, micro_batch=4).micro_batch == 4
+    assert run_sft(tmp_path, base, data, stage, micro_batch=2).micro_batch == 2
 
 
 def test_training_learns(base: Path, data: Path, tmp_path: Path) -> None:

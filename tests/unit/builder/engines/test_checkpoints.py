@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.engines.checkpoints import latest, seal, step_of
+from builder.engines.checkpoints import any_checkpoint, latest, seal, step_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,7 @@ def test_the_newest_by_number_not_by_name(tmp_path: Path) -> None:
 def test_an_unsealed_checkpoint_is_removed(tmp_path: Path) -> None:
     good = write(tmp_path, 50)
     half = write(tmp_path, 100, sealed=False)
+    assert any_checkpoint(tmp_path)
     assert latest(tmp_path) == good
     assert not half.exists()
 
@@ -65,5 +66,6 @@ def test_a_checkpoint_that_is_not_as_sealed_is_removed(tmp_path: Path, change: s
 def test_other_things_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text("{}")
     write(tmp_path, 1, sealed=False)
+    assert not any_checkpoint(tmp_path)
     assert latest(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]

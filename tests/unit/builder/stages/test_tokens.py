@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.exceptions import TemplateError
 
 from builder.stages.tokens import (
     IGNORED,
@@ -128,6 +129,20 @@ def test_no_template_is_an_error() -> None:
         "the tokenizer has no chat template, so conversations cannot be rendered\n"
         "  where: data:x\n"
         "  mend: use a base with a chat template, or data of format text"
+    )
+
+
+def test_a_conversation_that_the_template_refuses() -> None:
+    class Strict(Letters):
+        def apply_chat_template(self, *_: object, **__: object) -> dict[str, Any]:
+            raise TemplateError("no system messages here")
+
+    with pytest.raises(InvalidError) as caught:
+        encode_messages(Strict(), [said("hi", "yo")], assistant_only=False, max_length=8, where="data:x")
+    assert str(caught.value) == (
+        "the chat template refuses a conversation: no system messages here\n"
+        "  where: data:x\n"
+        "  mend: change the row, or use a base whose template takes it"
     )
 
 
