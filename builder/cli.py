@@ -221,7 +221,7 @@ def _run_records(root: Path, variant: str, only: Sequence[str]) -> None:
     from builder.load import load
     from builder.records import copy_records
 
-    stages = [address.stage for address in build_graph(load(root)) if address.variant == variant]
+    stages = [address.stage for address in build_graph(load(root, only=variant)) if address.variant == variant]
     for path in copy_records(root, variant, only or stages, prune=not only):
         _say(f"{variant}: {path}")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from builder.manifest import read_manifest, read_project, type_of
+from builder.manifest import StageRef, read_manifest, read_project, type_of
 from builder.names import VARIANT_NAME
 from builder.rules import Draft, check
 from builder.shapes import Reading
@@ -39,23 +40,25 @@ class Workspace:
     manifests: Mapping[str, Manifest]
 
 
-def load(root: Path) -> Workspace:
+def load(root: Path, *, only: str = "") -> Workspace:
     """Read and check params.yaml and every ``models/*/model.yaml``.
 
     Data files are looked for, but not read: their rows are checked by :func:`builder.rows.check_rows`.
 
     Args:
         root: Root of the repository.
+        only: A variant (or ``bases``): nothing is read but it and the variants that it is made from, so that one
+            stage among thousands of variants starts at once.
 
     Raises:
-        InvalidError: Every fault found, in every file.
+        InvalidError: Every fault found, in every file that was read.
     """
     params = Reading(file=str(manifest_file(BASES)))
     value = _document(root, params)
     bases = None if params.faults else Draft(value=value, manifest=None, reading=params).names("bases")
     project = None if params.faults else read_project(value, params)
     missing = cache(partial(_missing, root, root.resolve()))  # many variants share their data
-    drafts = {name: _draft(root, name, missing) for name in _variants(root)}
+    drafts = _drafts(root, [only] if only else _variants(root), missing) if only != BASES else {}
     check(None if params.faults else project, bases, drafts)
     faults = [fault for reading in (params, *(one.reading for one in drafts.values())) for fault in reading.faults]
     if faults or project is None:
@@ -83,6 +86,25 @@ def artifact_type(workspace: Workspace, variant: str, name: str) -> ArtifactType
 
 def _variants(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("models/*/model.yaml"))
+
+
+def _drafts(root: Path, names: list[str], missing: Callable[[str], str]) -> dict[str, Draft]:
+    """Drafts of these variants, and of those that they name, as far as they exist; sorted."""
+    drafts: dict[str, Draft] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in drafts and os.path.lexists(root / f"models/{name}/model.yaml"):
+            drafts[name] = _draft(root, name, missing)
+            waiting += _named(drafts[name].manifest)
+    return dict(sorted(drafts.items()))
+
+
+def _named(manifest: Manifest | None) -> list[str]:
+    """Variants whose stages a manifest starts from."""
+    if manifest is None:
+        return []
+    return [one.variant for one in (manifest.base, *manifest.adapters.values()) if isinstance(one, StageRef)]
 
 
 def _draft(root: Path, variant: str, missing: Callable[[str], str]) -> Draft:

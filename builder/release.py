@@ -79,7 +79,7 @@ def judge_variant(root: Path, variant: str) -> Verdict:
         NotFoundError: There is no such variant.
         InvalidError: A manifest, a lock or a record breaks its rules.
     """
-    workspace = load(root)
+    workspace = load(root, only=variant)
     return _judge(root, workspace, _manifest(workspace, variant))
 
 
@@ -103,7 +103,7 @@ def release_variant(root: Path, ref: str, remote: str, *, store: Store, say: Cal
     version = parse(ref)
     if not isinstance(version, Version):
         raise InvalidError(f"{ref} is not a version", where="varietal release", mend="write name@v1.0.0")
-    workspace = load(root)
+    workspace = load(root, only=version.variant)
     manifest = _manifest(workspace, version.variant)
     verdict = _judge(root, workspace, manifest)
     repository = Repository(root)

@@ -77,7 +77,7 @@ def run_stage(root: Path, address: Address, *, index: Index, store: Store, say: 
         MachineError: Disk, memory, device or a diverged training.
     """
     started = time.monotonic()
-    workspace = load(root)
+    workspace = load(root, only=address.variant)
     graph = build_graph(workspace)
     node = _find(graph, address)
     _check_recipe(workspace, node)

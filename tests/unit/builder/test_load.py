@@ -428,3 +428,24 @@ def test_many_variants_load_in_seconds(root: Path) -> None:
     start = time.process_time()
     assert len(load(root).manifests) == 100
     assert time.process_time() - start < 5
+
+
+def test_one_variant_brings_those_that_it_is_made_from_and_no_others(tmp_path: Path) -> None:
+    def declare(name: str, base: str) -> None:
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.yaml").write_text(
+            f"schema: 1\nbase: {base}\nstages: {{out: {{kind: fold, from: base, adapters: {{extra: 1.0}}}}}}\n"
+            "adapters: {extra: {path: extra, sha256: '" + "0" * 64 + "', base: tiny}}\nrelease: out\n"
+        )
+
+    pin = "0" * 64
+    (tmp_path / "params.yaml").write_text(f"bases: {{tiny: {{path: tiny, sha256: '{pin}'}}}}\nrecipes: {{fold: 1}}\n")
+    declare("first", "tiny")
+    declare("second", "{variant: first, stage: out}")
+    declare("third", "{variant: second, stage: out}")
+    declare("broken", "nowhere")
+    assert list(load(tmp_path, only="third").manifests) == ["first", "second", "third"]
+    assert list(load(tmp_path, only="first").manifests) == ["first"]
+    assert list(load(tmp_path, only="bases").manifests) == []
+    with pytest.raises(InvalidError, match="nowhere"):
+        load(tmp_path)
