@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from registry.lineage import Lineage
     from registry.published import Published
     from registry.releases import NewTag
+    from registry.remote import Source
     from registry.report import Match, Report
     from registry.store import Store
 
@@ -228,16 +230,10 @@ def _pull(
 
     repository = mirror(repo, _cache_folder() / "repositories") if repo else _repository()
     found = resolve(repository, parse(ref))
-    if repo:
-        with remote_settings(repository) as root:
-            sources = (DvcRemote(root, remote),)
-            report = fetch(
-                found.record, found.listing_oid, folder, sources=sources, store=open_store(), say=_say, force=force
-            )
-    else:
-        local = (DvcCache(repository.root), DvcRemote(repository.root, remote))
+    with remote_settings(repository) if repo else nullcontext(repository.root) as root:
+        sources: list[Source] = [DvcRemote(root, remote)] if repo else [DvcCache(root), DvcRemote(root, remote)]
         report = fetch(
-            found.record, found.listing_oid, folder, sources=local, store=open_store(), say=_say, force=force
+            found.record, found.listing_oid, folder, sources=sources, store=open_store(), say=_say, force=force
         )
     for note in report.notes:
         _say(note)

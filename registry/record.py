@@ -261,6 +261,8 @@ class Record:
         if action.digest != table.digest("action_digest"):
             raise _contradiction("action_digest is not the digest of action", where)
         reused = table.texts("reused_from")
+        if len(reused) > 1:
+            raise _contradiction("reused_from names more than one stage", where)
         return cls(
             variant=variant,
             stage=stage,
