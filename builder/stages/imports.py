@@ -185,7 +185,9 @@ def _import_adapter(context: Context[ImportSettings], source: Source) -> Outcome
         inputs=(ProvenanceInput(role="base", weights_digest=base.weights_digest),),
     )
     contents = [Checked(stored=factor) for factor in factors]
-    written = write_adapter_contents(context.out, contents=contents, config=adapter.config, provenance=provenance)
+    written = write_adapter_contents(
+        context.out, contents=contents, config=adapter.config.values, provenance=provenance
+    )
     note = _left_out(source, {ADAPTER_CONFIG, ADAPTER_WEIGHTS})
     return Outcome(type="adapter", written=written, components=_added(network), notes=(note,) if note else ())
 

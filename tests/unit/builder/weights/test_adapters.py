@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builder.weights.adapters import read_adapter
 from builder.weights.folder import read_model
+from builder.weights.stream import BLOCK_BYTES, Scratch, Summed
 from registry.errors import InvalidError, NotFoundError
 from tests.workshop import HIDDEN, INNER, QUERY, Workshop, llama, lora
 
@@ -204,6 +207,33 @@ def test_the_scale_is_that_of_the_configuration(shop: Workshop, config: dict[str
     adapter = read_adapter(shop.adapter(None, lora(SQUARE), **config))
     (term,) = adapter.terms(read_model(shop.model()), weight=2.0).values()
     assert term.scale == 2 * scale
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rank=st.integers(1, 20),
+    rows=st.integers(1, 60),
+    columns=st.integers(1, 60),
+    block_bytes=st.integers(1, 5000),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16]),
+)
+def test_the_bytes_of_a_fold_do_not_depend_on_the_size_of_blocks(
+    tmp_path_factory: pytest.TempPathFactory,
+    *,
+    rank: int,
+    rows: int,
+    columns: int,
+    block_bytes: int,
+    dtype: torch.dtype,
+) -> None:
+    shop = Workshop(root=tmp_path_factory.mktemp("blocks"))
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    model = read_model(shop.model({f"{QUERY}.weight": weight}))
+    adapter = read_adapter(shop.adapter(None, lora({QUERY: (rows, columns)}, rank=rank), r=rank))
+    ((name, term),) = adapter.terms(model).items()
+    content = Summed(base=model.tensors[name], terms=(term, term))
+    found = [b"".join(map(bytes, content.blocks(Scratch(size)))) for size in (block_bytes, BLOCK_BYTES)]
+    assert found[0] == found[1]
 
 
 def test_square_conv1d_weights_are_told_by_family_and_name(shop: Workshop) -> None:
