@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from builder.shapes import Number, Reading
+from builder.tables import Key, read
+from registry import yaml12
 from registry.errors import InvalidError
-from registry.table import Table
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from registry.canonical import JSON
 
 __all__ = ["RUNNER_FILE", "Runner", "read_runner"]
 
@@ -20,47 +20,30 @@ RUNNER_FILE = ".varietal/runner.yaml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runner:
-    """Settings of one machine.
+    """Settings of one machine."""
 
-    Attributes:
-        micro_batch: Rows at once on one device; 0 lets the stage choose.
-        checkpoint_steps: Optimiser steps between two checkpoints of a training.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads; 0 takes all cores.
-    """
-
-    micro_batch: int = 0
-    checkpoint_steps: int = 50
-    device: str = "auto"
-    threads: int = 0
+    micro_batch: Annotated[
+        int, Key("Rows at once on one device; 0 lets the stage choose."), Number(minimum=0, maximum=10**6)
+    ] = 0
+    checkpoint_steps: Annotated[
+        int, Key("Optimiser steps between two checkpoints of a training."), Number(minimum=1, maximum=10**9)
+    ] = 50
+    device: Annotated[Literal["auto", "cpu", "cuda"], Key("Where to compute.")] = "auto"
+    threads: Annotated[int, Key("CPU threads; 0 takes all cores."), Number(minimum=0, maximum=4096)] = 0
 
 
 def read_runner(root: Path) -> Runner:
     """Read the machine's settings; without the file, the defaults hold.
 
     Raises:
-        InvalidError: The file has an unknown key or a value of the wrong type.
+        InvalidError: The file's faults, all of them.
     """
-    from registry import yaml12  # noqa: PLC0415 - keeps PyYAML off the path of verbs that need no runner
-
     path = root / RUNNER_FILE
     if not path.exists():
         return Runner()
-    document = yaml12.load(path.read_text(encoding="utf-8"), where=RUNNER_FILE)
-    given = cast("dict[str, JSON]", document.value or {})
-    defaults = Runner()
-    known: dict[str, JSON] = {name: getattr(defaults, name) for name in Runner.__dataclass_fields__}
-    if unknown := sorted(set(given) - set(known)):
-        raise InvalidError(
-            f"unknown key {', '.join(unknown)}", where=RUNNER_FILE, mend=f"known keys: {', '.join(sorted(known))}"
-        )
-    table = Table(known | given, RUNNER_FILE)
-    runner = Runner(
-        micro_batch=table.count("micro_batch"),
-        checkpoint_steps=table.count("checkpoint_steps"),
-        device=table.choice("device", ("auto", "cpu", "cuda")),
-        threads=table.count("threads"),
-    )
-    if runner.checkpoint_steps == 0:
-        raise InvalidError("checkpoint_steps: expected at least 1, got 0", where=RUNNER_FILE, mend="write 1 or more")
+    document = yaml12.load(path.read_bytes(), RUNNER_FILE)
+    reading = Reading(file=RUNNER_FILE, lines=document.lines)
+    runner = read(Runner, {} if document.value is None else document.value, reading)
+    if reading.faults or runner is None:
+        raise InvalidError.from_faults(reading.faults)
     return runner
