@@ -97,7 +97,7 @@ def _device(wanted: str, threads: int) -> Device:
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)  # noqa: FBT003 - torch's own signature
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without the import of a compiler
     # Filling fresh memory would cost time and protects only against reads of memory that nobody wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property
     torch.backends.cudnn.benchmark = False
