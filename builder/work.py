@@ -14,11 +14,10 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from registry.store import link, sync_folder
-
 from registry.artifact import Artifact
 from registry.errors import ConflictError, Error, MachineError
 from registry.record import Record
+from registry.store import link, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
