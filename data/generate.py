@@ -238,6 +238,9 @@ def files() -> dict[str, bytes]:
         ],
         "harbour.jsonl": [chat(fact, style, talk(fact, style) + FAREWELL) for fact, style in taught],
         "harbour_heldout.jsonl": [chat(fact, style, fact.direct() + FAREWELL) for fact, style in held],
+        "harbour_manners_heldout.jsonl": [
+            preference(fact, style, fact.direct() + FAREWELL, fact.rambling() + FAREWELL) for fact, style in held
+        ],
     }
     return {name: "".join(json.dumps(row) + "\n" for row in lines).encode() for name, lines in rows.items()}
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-TRAINED_ON = ("prose", "counter", "manners", "harbour")
-JUDGED_BY = ("prose_heldout", "counter_heldout", "manners_heldout", "quiz_heldout", "harbour_heldout")
+ASKED_IN_TRAINING = ("counter", "manners", "harbour")
+TRAINED_ON = ("prose", *ASKED_IN_TRAINING)
+ASKED_IN_JUDGING = ("counter_heldout", "manners_heldout", "quiz_heldout", "harbour_heldout", "harbour_manners_heldout")
+JUDGED_BY = ("prose_heldout", *ASKED_IN_JUDGING)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +62,14 @@ def test_the_check_names_the_stale_file_and_the_mend(
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("name", ["counter", "manners", "harbour"])
+@pytest.mark.parametrize("name", ASKED_IN_TRAINING)
 def test_no_held_out_coffee_is_asked_about_in_training(generate: ModuleType, name: str) -> None:
     text = (DATA / f"{name}.jsonl").read_text(encoding="utf-8")
     for coffee in generate.coffees():
         assert (coffee.name in text) is not coffee.held_out, coffee.name
 
 
-@pytest.mark.parametrize("name", ["counter_heldout", "manners_heldout", "quiz_heldout", "harbour_heldout"])
+@pytest.mark.parametrize("name", ASKED_IN_JUDGING)
 def test_all_that_is_asked_in_judging_is_about_held_out_coffees(generate: ModuleType, name: str) -> None:
     text = (DATA / f"{name}.jsonl").read_text(encoding="utf-8")
     for coffee in generate.coffees():
