@@ -18,6 +18,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -151,6 +152,7 @@ def shuffled(options: Sequence[Choice], *purpose: object) -> list[Choice]:
     return sorted(options, key=lambda option: _hash(*purpose, option))
 
 
+@cache
 def coffees() -> tuple[Coffee, ...]:
     """The whole world. Every value of a topic is true of about as many coffees as any other."""
     order = {topic: shuffled(NAMES, "fact", topic) for topic in VALUES}
