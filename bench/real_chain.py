@@ -121,7 +121,9 @@ class Clone:
     def call(self, *command: str) -> str:
         """Run a command in the repository; its output, or the end of the bench."""
         scripts = sysconfig.get_path("scripts")
-        environment = os.environ | {
+        # Without bytecode every stage would compile the training stack anew.
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = kept | {
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
             "VARIETAL_STORE": str(self.scratch / "store"),
             "DVC_SITE_CACHE_DIR": str(self.scratch / "site"),

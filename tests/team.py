@@ -60,7 +60,8 @@ class Team:
 
     def call(self, *command: str, **variables: str) -> Answer:
         """Run a command in the repository, with the tools of this environment on PATH."""
-        environment = os.environ | {
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = kept | {
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "VARIETAL_STORE": str(self.root.parent / "store"),
             "DVC_SITE_CACHE_DIR": str(self.root.parent / "site"),

@@ -175,3 +175,39 @@ def test_there_is_no_remote(team: Team) -> None:
     answer = team.call("varietal", "release", "support@v1.0.0")
     assert answer.code in {2, 4}
     assert "dvc remote add" in answer.err
+
+
+def pin(team: Team, digest: str) -> None:
+    """Declare a variant that starts from the release, and folds in an adapter of the release's ancestor."""
+    (team.root / "models/next").mkdir(exist_ok=True)
+    (team.root / "models/next/model.yaml").write_text(
+        f'schema: 1\nbase: {{variant: support@v1.0.0, digest: "{digest}"}}\n'
+        "adapters: {tone: {variant: support, stage: tone}}\n"
+        "stages: {again: {kind: fold, from: base, adapters: {tone: 0.5}}}\nrelease: again\nchecks: []\n"
+    )
+    team.must("varietal", "compile")
+
+
+def test_a_variant_starts_from_a_release(released: Team, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    released.must("git", "clone", "--quiet", str(released.root), str(clone))
+    other = type(released)(root=clone)
+    original = released.record("final")
+    pin(other, str(original.artifact.digest))
+    other.must("dvc", "repro", "--pull", "--allow-missing", "models/next/dvc.yaml")
+    base, again = other.record("base", "next"), other.record("again", "next")
+    assert base.artifact == original.artifact
+    assert base.reused_from == "support:final"
+    assert base.inputs == original.inputs
+    assert any("rebased" in note for note in again.notes)
+    lineage = other.must("varietal", "lineage", "next:again").out
+    assert "support:pref" in lineage
+
+
+def test_a_pin_that_is_not_the_release(released: Team, tmp_path: Path) -> None:
+    team = released.copy(tmp_path / "team")
+    pin(team, f"sha256:{'0' * 64}")
+    answer = team.call("varietal", "run", "next", "base")
+    assert answer.code == 3
+    assert f"support@v1.0.0 is {team.record('final').artifact.digest}, the manifest says sha256:000" in answer.err
+    assert "where: tag support@v1.0.0" in answer.err
