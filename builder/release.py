@@ -165,9 +165,8 @@ def _missing(
     path = lock_file(record.variant)
     lock = Lock.parse((root / path).read_bytes(), where=str(path))
     oid = lock.output(str(artifact_folder(record.variant, record.stage))).md5
-    try:
-        listing = Transfer((source,), store, say).read_listing(oid, record)
-    except NotFoundError:
+    if not source.exists([oid]):
         return (f"the listing of {record.ref}",)
+    listing = Transfer((source,), store, say).read_listing(oid, record)
     there = source.exists(listing.values())
     return tuple(file for file, object_id in listing.items() if object_id not in there)

@@ -22,6 +22,7 @@ from builder.load import load
 from builder.pedigree import ancestors
 from builder.pipeline import pipeline_file, pipelines
 from builder.reuse import find_reusable
+from builder.rows import check_rows
 from builder.runner import read_runner
 from builder.stage import Context, Input, Outcome
 from builder.work import WorkFolder, full_disk, open_work, publish
@@ -167,6 +168,7 @@ def _verified_data(root: Path, edge: Edge, source: DataFile) -> Input:
         raise NotFoundError(
             "the data file is not there", where=source.path, mend="add it, or fetch it with `dvc pull`"
         ) from error
+    check_rows(path, source.format, where=source.path)  # refused before anything heavy is loaded
     return Input(
         role=edge.role,
         name=edge.name,
