@@ -12,11 +12,12 @@ from registry.errors import MachineError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["is_damage", "make_again", "open_database", "unusable"]
+__all__ = ["calls_for_another", "make_again", "open_database", "unusable"]
 
 _LAYOUT = 1  # of the tables below; another number means: make the file again
 _WAIT_S = 60.0
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_MOVED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY_DBMOVED})  # another process threw the file away
 _NO_FILE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 
 _TABLES = f"""
@@ -63,11 +64,11 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     try:
         return _connect(str(path))
     except sqlite3.DatabaseError as error:
+        if calls_for_another(error):
+            return make_again(path)
         if _code(error) in _NO_FILE:
             return _connect(":memory:")
-        if not is_damage(error):
-            raise unusable(error, path) from error
-    return make_again(path)
+        raise unusable(error, path) from error
 
 
 def _connect(name: str) -> sqlite3.Connection:
@@ -102,13 +103,20 @@ def _drop_all(database: sqlite3.Connection) -> None:
 
 
 def make_again(path: Path) -> sqlite3.Connection:
-    """Throw the file away, unless another process did so before us."""
+    """Throw a damaged file away, unless another process did so before us, and open the new one.
+
+    Raises:
+        MachineError: The new one cannot be used either.
+    """
     with path.with_suffix(".lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_damaged(path):
             for name in (path.name, f"{path.name}-journal", f"{path.name}-wal", f"{path.name}-shm"):
                 path.with_name(name).unlink(missing_ok=True)
-        return _connect(str(path))
+        try:
+            return _connect(str(path))
+        except sqlite3.DatabaseError as error:
+            raise unusable(error, path) from error
 
 
 def _is_damaged(path: Path) -> bool:
@@ -116,7 +124,7 @@ def _is_damaged(path: Path) -> bool:
         with closing(_connect(str(path))) as database:
             return bool(database.execute("pragma quick_check").fetchone()[0] != "ok")
     except sqlite3.DatabaseError as error:
-        return is_damage(error)
+        return _code(error) in _DAMAGE
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
@@ -124,9 +132,9 @@ def _code(error: sqlite3.DatabaseError) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether an error means that the file is damaged or no database, rather than in use or out of reach."""
-    return _code(error) in _DAMAGE
+def calls_for_another(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error means that the file is damaged, no database, or gone, rather than in use or out of reach."""
+    return _code(error) in _DAMAGE | _MOVED or getattr(error, "sqlite_errorcode", 0) in _MOVED
 
 
 def unusable(error: sqlite3.DatabaseError, path: Path) -> MachineError:

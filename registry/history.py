@@ -10,12 +10,23 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from registry.canonical import MAX_BYTES
 from registry.errors import ConflictError, DeniedError, Error, InvalidError, MachineError, NotFoundError
+from registry.git_output import (
+    MARK,
+    TAG_FIELDS,
+    Change,
+    Commit,
+    Tag,
+    TreeEntry,
+    read_commit,
+    read_entry,
+    read_raw_log,
+    read_tag,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Commit", "Repository", "Tag", "TreeEntry", "find_root", "last_line", "run_git", "without_secrets"]
 
 _TIMEOUT_S = 120.0
+_BLOCK_BYTES = 1 << 20
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_TAG_FIELDS = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(creatordate:unix)"
-_MARK = "\x02"
 _SAFELY = ("--no-optional-locks", "-c", "core.quotepath=off", "-c", "core.fsmonitor=false")
 
 # Variables of git that say who and how; all others could say which repository, and are dropped.
@@ -33,51 +43,6 @@ _KEPT_VARIABLES = re.compile(
     r"GIT_(?:AUTHOR|COMMITTER|SSH|SSL|HTTP|PROXY|CONFIG)(?:_\w+)?|GIT_(?:ASKPASS|EXEC_PATH|ALLOW_PROTOCOL)"
 )
 _NOT_KEPT = frozenset({"GIT_CONFIG", "GIT_CONFIG_PARAMETERS"})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tag:
-    """An annotated tag, or a light one, which has no message.
-
-    Attributes:
-        name: Its name.
-        target: Commit that it names.
-        message: Text, without the signature; empty where messages were not asked for.
-        created: When it was made.
-        annotated: Whether it is an object of its own.
-    """
-
-    name: str
-    target: str
-    message: str
-    created: datetime
-    annotated: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TreeEntry:
-    """A file at a commit: path from the root, and its blob."""
-
-    path: str
-    blob: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """A file as one commit left it: commit, path from the root, blob."""
-
-    commit: str
-    path: str
-    blob: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Commit:
-    """A commit: id, when it was committed, first line of its message."""
-
-    id: str
-    committed: datetime
-    subject: str
 
 
 def find_root(folder: Path) -> Path:
@@ -118,15 +83,6 @@ class Repository:
             NotFoundError: It lies in none.
         """
         return cls(find_root(folder))
-
-    @property
-    def git_folder(self) -> Path:
-        """Where git keeps this work tree's state.
-
-        Raises:
-            InvalidError: git cannot read the repository.
-        """
-        return Path(os.fsdecode(self._run("rev-parse", "--absolute-git-dir").strip()))
 
     # Commits
 
@@ -191,19 +147,6 @@ class Repository:
         out = self._run("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
         return tuple(os.fsdecode(entry[3:]) for entry in out.split(b"\0") if entry)
 
-    def is_clean(self) -> bool:
-        """Whether the work tree is what the last commit says."""
-        return not self.changes()
-
-    def commit(self, revision: str) -> Commit:
-        """One commit.
-
-        Raises:
-            NotFoundError: There is no such commit.
-        """
-        out = self._run("log", "-1", "--format=%H%x00%ct%x00%s", "--end-of-options", self.resolve(revision), "--")
-        return _read_commit(out.decode(errors="replace").rstrip("\n"))
-
     def log(self, paths: Iterable[str], revision: str = "HEAD") -> tuple[Commit, ...]:
         """Commits up to a revision that changed one of these paths, newest first.
 
@@ -212,7 +155,7 @@ class Repository:
         """
         commit = self.resolve(revision)
         out = self._run("log", "--format=%H%x00%ct%x00%s", "--end-of-options", commit, "--", *map(_literal, paths))
-        return tuple(map(_read_commit, out.decode(errors="replace").splitlines()))
+        return tuple(map(read_commit, out.decode(errors="replace").splitlines()))
 
     # Files at a commit
 
@@ -231,7 +174,7 @@ class Repository:
         return data
 
     def read_blobs(self, names: Iterable[str]) -> Iterator[bytes | None]:
-        """Bytes of many blobs from one git process, in the given order; ``None`` where there is none.
+        """Bytes of many blobs from one git process, in the given order; ``None`` where there is none up to 64 MiB.
 
         Args:
             names: Blob ids, or ``<commit id>:<path>``.
@@ -246,13 +189,7 @@ class Repository:
         with tempfile.TemporaryFile() as questions:
             questions.write(lines)
             questions.seek(0)
-            with subprocess.Popen(
-                ["git", *_SAFELY, *self._place, "cat-file", "--batch"],
-                stdin=questions,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-            ) as process:
+            with _start_git([*self._place, "cat-file", "--batch"], questions, self._where) as process:
                 try:
                     yield from self._answers(process, len(asked))
                 finally:
@@ -266,7 +203,12 @@ class Repository:
             if head[-1:] in ([b"missing"], [b"ambiguous"]):
                 yield None
                 continue
-            data = stream.read(int(head[2]) + 1) if len(head) == 3 else b""  # noqa: PLR2004 - id, type, size
+            size_bytes = int(head[2]) if len(head) == 3 else -1  # noqa: PLR2004 - id, type, size
+            if size_bytes > MAX_BYTES:
+                _skip(stream, size_bytes + 1)
+                yield None
+                continue
+            data = stream.read(size_bytes + 1)
             if not data.endswith(b"\n"):
                 raise self._unreadable("git cat-file stopped in the middle")
             yield data[:-1] if head[1] == b"blob" else None
@@ -278,7 +220,7 @@ class Repository:
             NotFoundError: There is no such revision.
         """
         out = self._run("ls-tree", "-r", "-z", "--full-tree", self.resolve(revision), "--", f"{PurePosixPath(folder)}/")
-        return tuple(sorted((_read_entry(line) for line in out.split(b"\0") if line), key=lambda entry: entry.path))
+        return tuple(sorted((read_entry(line) for line in out.split(b"\0") if line), key=lambda entry: entry.path))
 
     def tips(self) -> tuple[str, ...]:
         """Object ids of every branch, tag and other ref, and of HEAD; sorted."""
@@ -308,11 +250,11 @@ class Repository:
         questions = "".join(f"^{tip}\n" for tip in seen).encode()
         out = self._run(
             *("log", "--all", "--full-history", "-c", "--raw", "--no-abbrev", "--no-renames", "-z"),
-            *(f"--format={_MARK}%H", "--ignore-missing", "--stdin"),
+            *(f"--format={MARK}%H", "--ignore-missing", "--stdin"),
             *("--", *(f":(top,glob){pattern}" for pattern in patterns)),
             data=questions,
         )
-        yield from _read_raw_log(out)
+        yield from read_raw_log(out)
 
     def reaches(self, tips: Sequence[str]) -> bool:
         """Whether today's refs still lead to all of these objects; not after a branch was deleted or rewritten."""
@@ -330,11 +272,11 @@ class Repository:
             *patterns: Git's globs on names, such as ``support@*``; none for all.
             messages: Whether to read the messages too.
         """
-        fields = _TAG_FIELDS + ("%00%(contents:subject)%00%(contents:body)" if messages else "")
+        fields = TAG_FIELDS + ("%00%(contents:subject)%00%(contents:body)" if messages else "")
         wanted = [f"refs/tags/{pattern}" for pattern in patterns] or ["refs/tags"]
-        out = self._run("for-each-ref", f"--format={fields}%00{_MARK}", "--sort=creatordate", "--", *wanted)
-        rows = out.decode(errors="replace").split(f"\0{_MARK}\n")
-        return tuple(_read_tag(row.split("\0")) for row in rows if row)
+        out = self._run("for-each-ref", f"--format={fields}%00{MARK}", "--sort=creatordate", "--", *wanted)
+        rows = out.decode(errors="replace").split(f"\0{MARK}\n")
+        return tuple(read_tag(row.split("\0")) for row in rows if row)
 
     def create_tag(self, name: str, commit: str, message: str) -> None:
         """Make an annotated tag, signed where git is set up to sign tags.
@@ -361,11 +303,6 @@ class Repository:
     def check_signature(self, name: str) -> bool:
         """Whether git can verify the signature of a tag with the keys that it is set up with."""
         return self._try("verify-tag", "--end-of-options", name).returncode == 0
-
-    def check_config(self, key: str) -> str:
-        """A setting of git's; empty where it is not set."""
-        done = self._try("config", "--get", "--", key)
-        return done.stdout.decode(errors="replace").strip()
 
     # Running git
 
@@ -427,12 +364,36 @@ def run_git(
             timeout=timeout_s,
             env=_environment(),
         )
-    except FileNotFoundError as error:
-        raise MachineError("git is not installed", where=where, mend="install git and put it on PATH") from error
+    except OSError as error:
+        raise _no_git(where) from error
     except subprocess.TimeoutExpired as error:
         raise MachineError(
             f"git did not answer within {timeout_s:.0f} s", where=where, mend="look at the disk and the network"
         ) from error
+
+
+def _start_git(arguments: Sequence[str], questions: IO[bytes], where: str) -> subprocess.Popen[bytes]:
+    """Start git, reading from a file, its answers to be read from a pipe."""
+    try:
+        return subprocess.Popen(
+            ["git", *_SAFELY, *arguments],
+            stdin=questions,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    except OSError as error:
+        raise _no_git(where) from error
+
+
+def _skip(stream: IO[bytes], size_bytes: int) -> None:
+    """Read on without keeping anything."""
+    while size_bytes > 0:
+        size_bytes -= len(stream.read(min(size_bytes, _BLOCK_BYTES))) or size_bytes
+
+
+def _no_git(where: str) -> MachineError:
+    return MachineError("git is not installed", where=where, mend="install git and put it on PATH")
 
 
 def _environment() -> dict[str, str]:
@@ -458,43 +419,6 @@ def last_line(text: bytes) -> str:
 def without_secrets(text: str) -> str:
     """A text with user name and password taken out of its URLs."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
-
-
-def _read_commit(line: str) -> Commit:
-    commit, seconds, subject = line.split("\0")
-    return Commit(id=commit, committed=datetime.fromtimestamp(int(seconds), UTC), subject=subject)
-
-
-def _read_entry(line: bytes) -> TreeEntry:
-    facts, _, path = line.partition(b"\t")
-    return TreeEntry(path=os.fsdecode(path), blob=facts.split()[2].decode())
-
-
-def _read_tag(fields: list[str]) -> Tag:
-    name, kind, target, peeled, seconds, *message = fields
-    subject, body = message or ("", "")
-    return Tag(
-        name=name,
-        target=peeled or target,
-        message=f"{subject}\n\n{body}" if body else subject,
-        created=datetime.fromtimestamp(int(seconds or 0), UTC),
-        annotated=kind == "tag",
-    )
-
-
-def _read_raw_log(out: bytes) -> Iterator[Change]:
-    """``<mark>commit`` lines, then raw entries ``:modes blobs status NUL path NUL``; a merge has one colon a parent."""
-    commit = ""
-    fields = iter(out.split(b"\0"))
-    for field in fields:
-        text = field.lstrip(b"\n")
-        if text.startswith(_MARK.encode()):
-            commit = text[1:].decode()
-        elif text.startswith(b":"):
-            blob = text.split()[-2].decode()
-            path = os.fsdecode(next(fields))
-            if set(blob) != {"0"}:
-                yield Change(commit=commit, path=path, blob=blob)
 
 
 def _tag_exists(name: str, where: str) -> ConflictError:

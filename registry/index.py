@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import stat
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from registry.artifact import Artifact
-from registry.database import is_damage, make_again, open_database, unusable
+from registry.canonical import MAX_BYTES
+from registry.database import calls_for_another, make_again, open_database, unusable
 from registry.digest import Digest, digest_bytes
 from registry.errors import DigestMismatchError, InvalidError
 from registry.record import Record
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from registry.history import Change, Repository
+    from registry.git_output import Change
+    from registry.history import Repository
 
 __all__ = ["Holder", "Index", "Refreshed", "Sighting"]
 
@@ -205,12 +208,13 @@ class Index:
                     facts = path.stat()
                 except FileNotFoundError:
                     continue  # a build is replacing it; the next refresh sees it
-                yield str(path.relative_to(root)), f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}"
+                if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_BYTES:
+                    yield str(path.relative_to(root)), f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}"
 
     def _take_record(self, data: bytes | None, path: str) -> tuple[int | None, str]:
         """Id of the record, or why it is none."""
         if data is None:
-            return None, "it is gone"
+            return None, "it is gone, or larger than a record can be"
         digest = bytes.fromhex(digest_bytes(data).hex)
         known = self._rows("select id from records where digest = ?", digest)
         if known:
@@ -390,7 +394,7 @@ class Index:
         try:
             return ask()
         except sqlite3.DatabaseError as error:
-            if not is_damage(error):
+            if not calls_for_another(error):
                 raise unusable(error, self._path) from error
         self._database.close()
         self._database = make_again(self._path)

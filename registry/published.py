@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from registry.digest import Digest
-    from registry.history import Tag
+    from registry.git_output import Tag
     from registry.record import Record
 
 __all__ = ["Assignment", "Promise", "Published", "Release", "assignment_message", "release_message", "version_order"]

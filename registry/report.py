@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from registry.digest import Digest
-    from registry.history import Commit
+    from registry.git_output import Commit
     from registry.index import Refreshed, Sighting
     from registry.published import Published
     from registry.pull import PullReport
@@ -115,7 +115,7 @@ def report_log(variant: str, published: Published, commits: Iterable[Commit], ch
             {"event": "commit", "commit": one.id, "subject": one.subject},
             f"commit   {one.id[:12]}  {one.subject}",
         )
-        for one in commits
+        for one in reversed([*commits])
     ]
     if not channel:
         events += [
@@ -137,7 +137,8 @@ def report_log(variant: str, published: Published, commits: Iterable[Commit], ch
             }
             text = f"{value['event']!s:8} {one.commit[:12]}  {one.ref} -> {one.version or 'nothing'}"
             events.append((one.created, value, text))
-    ordered = [*reversed(sorted(events, key=lambda event: event[0]))]  # noqa: C413 - of equal times the later stays first
+    events.sort(key=lambda event: event[0])
+    ordered = events[::-1]  # of equal times, what is listed later comes first
     rows: JSON = [{"time": time.isoformat(), **value} for time, value, _ in ordered]
     return Report(rows, [f"{time:%Y-%m-%d %H:%M}  {text}" for time, _, text in ordered])
 

@@ -11,12 +11,14 @@ import pytest
 
 from registry import history
 from registry.errors import ConflictError, InvalidError, MachineError, NotFoundError, TransportError
-from registry.history import Change, Repository, find_root
+from registry.history import Repository, find_root
 from registry.mirror import mirror, remote_settings
 from tests.repositories import Team, git
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from registry.git_output import Change
 
 RECORDS = ["models/*/records/*.json"]
 
@@ -117,7 +119,7 @@ def test_what_is_no_commit(team: Team, revision: str) -> None:
 
 def test_branches_and_changes(team: Team) -> None:
     repository = team.repository
-    assert (repository.branch(), repository.main_branch(), repository.is_clean()) == ("main", "refs/heads/main", True)
+    assert (repository.branch(), repository.main_branch(), repository.changes()) == ("main", "refs/heads/main", ())
     (team.root / "new é.txt").write_text("x")
     (team.root / ".gitignore").write_text("")
     assert repository.changes() == (".gitignore", "new é.txt")
@@ -147,7 +149,7 @@ def test_the_log_of_a_path(team: Team) -> None:
     write(team, "2")
     log = team.repository.log(["models/a"])
     assert [commit.subject for commit in log] == ["Write 2", "Write 1"]
-    assert team.repository.commit("HEAD") == log[0]
+    assert log[0].id == team.repository.head()
 
 
 # Files
@@ -180,6 +182,13 @@ def test_many_blobs_in_one_go(team: Team) -> None:
     with pytest.raises(InvalidError) as caught:
         list(team.repository.read_blobs(["a\nb"]))
     assert caught.value.what == "'a\\nb' has a line break in it"
+
+
+def test_a_blob_that_is_too_large_is_passed_over(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [write(team, text) for text in ("a", "b" * 101, "c" * 100)]
+    monkeypatch.setattr(history, "MAX_BYTES", 100)
+    names = [f"{commit}:models/a/records/x.json" for commit in commits]
+    assert list(team.repository.read_blobs(names)) == [b"a", None, b"c" * 100]
 
 
 def test_a_reader_that_stops_early_leaves_no_process(team: Team) -> None:

@@ -220,6 +220,14 @@ def test_files_that_are_no_records_are_told_and_hinder_nothing(team: Team) -> No
         assert len(index.by_artifact(record.artifact.digest)) == 3
 
 
+def test_what_is_no_plain_file_is_not_read(team: Team) -> None:
+    path = team.root / git_record("support", "endless")
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/dev/zero")
+    with Index.open(team.repository) as index:
+        assert index.refresh().records == 0
+
+
 # Damage
 
 

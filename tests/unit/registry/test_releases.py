@@ -11,7 +11,7 @@ import pytest
 from registry.digest import digest_bytes
 from registry.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from registry.gate import Judgement
-from registry.history import Tag
+from registry.git_output import Tag
 from registry.published import Promise, Published, Release, release_message, version_order
 from registry.refs import Channel, Version
 from registry.releases import Proposal, disagreements, promote, release, rollback
