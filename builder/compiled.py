@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from builder.graph import build_graph
 from builder.load import load
-from builder.pipeline import pipelines
+from builder.pipeline import HEAD, pipelines
 from builder.work import write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["stale_pipelines", "write_pipelines"]
+__all__ = ["is_written", "stale_pipelines", "write_pipelines"]
 
 
 def stale_pipelines(root: Path) -> tuple[str, ...]:
@@ -21,13 +22,11 @@ def stale_pipelines(root: Path) -> tuple[str, ...]:
     Raises:
         InvalidError: A manifest is at fault.
     """
-    texts = pipelines(build_graph(load(root)))
-    left_over = {str(path.relative_to(root)) for path in root.glob("models/*/dvc.yaml")} - set(texts)
-    return tuple(sorted({path for path, text in texts.items() if not _is(root / path, text)} | left_over))
+    return _stale(root, pipelines(build_graph(load(root))))
 
 
 def write_pipelines(root: Path) -> tuple[str, ...]:
-    """Write what is stale; the pipeline of a variant that is gone is removed, its lock stays in git's history.
+    """Write what is stale; the pipeline of a variant that is gone is removed, one that was written by hand stays.
 
     Returns:
         The paths written or removed.
@@ -36,7 +35,7 @@ def write_pipelines(root: Path) -> tuple[str, ...]:
         InvalidError: A manifest is at fault; nothing was written.
     """
     texts = pipelines(build_graph(load(root)))
-    stale = stale_pipelines(root)
+    stale = _stale(root, texts)
     for path in stale:
         if path in texts:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,5 +45,15 @@ def write_pipelines(root: Path) -> tuple[str, ...]:
     return stale
 
 
-def _is(path: Path, text: str) -> bool:
+def is_written(path: Path, text: str) -> bool:
+    """Whether a pipeline file is there, and has this text."""
     return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _stale(root: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    left_over = {str(path.relative_to(root)) for path in root.glob("models/*/dvc.yaml") if _is_ours(path)} - set(texts)
+    return tuple(sorted({path for path, text in texts.items() if not is_written(root / path, text)} | left_over))
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(HEAD.encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from builder.compiled import is_written
 from builder.graph import Address, DataFile
 from builder.pipeline import pipeline_file, pipelines
 from registry import yaml12
@@ -72,8 +73,7 @@ class _State:
     def pipelines(self, variants: set[str]) -> Iterator[str]:
         texts = pipelines(self._graph)
         for path in sorted(str(pipeline_file(variant)) for variant in variants):
-            file = self._root / path
-            if not file.exists() or file.read_bytes() != texts[path].encode():
+            if not is_written(self._root / path, texts[path]):
                 yield f"{path} is not what the manifest says: run `varietal compile`"
 
     def reasons(self, node: Node) -> Iterator[str]:
@@ -105,7 +105,8 @@ class _State:
         path = git_record(address.variant, address.stage)
         found = _md5(self._root / path)
         if output is None or found != output.md5:
-            yield f"{path} is {'not the record that was built' if found else 'not there'}"
+            problem = "not the record that was built" if found else "not there"
+            yield f"{path} is {problem}: run `varietal run {address.variant} records`"
 
     def _locked(self, address: Address) -> LockedStage | None:
         name = f"base@{address.stage}" if address.variant == BASES else address.stage

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from builder.graph import Edge, Node
     from registry.canonical import JSON
 
-__all__ = ["BASES_PIPELINE", "RECORDS", "ROOT_PIPELINE", "compile_variant", "pipeline_file", "pipelines"]
+__all__ = ["BASES_PIPELINE", "HEAD", "RECORDS", "ROOT_PIPELINE", "compile_variant", "pipeline_file", "pipelines"]
 
 RECORDS = "records"
 """The last stage of every pipeline: it copies the records into git."""
@@ -50,7 +50,8 @@ stages:
       - "bases/${key}.json"
 """
 
-_HEAD = "# Made by `varietal compile` from model.yaml; edit that.\n"
+HEAD = "# Made by `varietal compile` from model.yaml; edit that.\n"
+"""First line of every pipeline file that was made from a manifest."""
 
 
 def pipeline_file(variant: str) -> PurePosixPath:
@@ -79,7 +80,7 @@ def compile_variant(variant: str, graph: Mapping[Address, Node]) -> str:
         "deps": [str(artifact_record(variant, node.address.stage)) for node in nodes],
     }
     metrics: JSON = [f"{RECORDS}/{git_record(variant, node.address.stage).name}" for node in nodes]
-    return _HEAD + _dump({"stages": stages, "metrics": metrics}, variant)
+    return HEAD + _dump({"stages": stages, "metrics": metrics}, variant)
 
 
 def _stage(node: Node) -> dict[str, JSON]:

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from builder.compiled import is_written
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
 from builder.load import load
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from builder.graph import Edge, Node
     from builder.load import Workspace
+    from registry.canonical import JSON
     from registry.index import Index
     from registry.store import Store
 
@@ -124,7 +126,7 @@ def _check_recipe(workspace: Workspace, node: Node) -> None:
 
 def _check_pipeline(root: Path, graph: Mapping[Address, Node], variant: str) -> None:
     path = str(pipeline_file(variant))
-    if (root / path).read_bytes() != pipelines(graph)[path].encode():
+    if not is_written(root / path, pipelines(graph)[path]):
         raise InvalidError(
             "the pipeline is not what the manifests say", where=path, mend="run `varietal compile`, then `dvc repro`"
         )
@@ -136,9 +138,14 @@ def _prepare(root: Path, node: Node, index: Index) -> _Job:
         kind=node.kind,
         recipe=KINDS[node.kind].recipe,
         settings=node.action_settings(),
-        inputs=tuple(ActionInput(role=one.role, digest=one.digest, settings=one.settings) for one in inputs),
+        inputs=tuple(ActionInput(role=one.role, digest=one.digest, settings=_said(one)) for one in inputs),
     )
     return _Job(root=root, node=node, inputs=inputs, action=action)
+
+
+def _said(one: Input) -> Mapping[str, JSON]:
+    """What decides the bytes beside an input's own: of data, also the format, since rows may be readable in several."""
+    return {**one.settings, "format": one.format} if one.format else one.settings
 
 
 def _verified(root: Path, edge: Edge, index: Index) -> Input:
@@ -187,14 +194,14 @@ def _reuse(job: _Job, work: WorkFolder, index: Index, store: Store, say: Callabl
     found = find_reusable(job.root, job.node, job.action, work.out, index=index, store=store, say=say)
     if found is None:
         return None
-    own = replace(_own(found, job), action=job.action, reused_from=found.reused_from or found.ref)
-    return own if job.inputs else replace(own, inputs=found.inputs)
+    return replace(_own(found, job), action=job.action, reused_from=found.reused_from or found.ref)
 
 
 def _own(record: Record, job: _Job) -> Record:
-    """A record of the same action with this stage's names."""
+    """A record of the same action with this stage's names; a pinned release, read from nothing, keeps its inputs."""
     address = job.node.address
-    return replace(record, variant=address.variant, stage=address.stage, inputs=_recorded(job.inputs))
+    inputs = _recorded(job.inputs) or record.inputs
+    return replace(record, variant=address.variant, stage=address.stage, inputs=inputs)
 
 
 def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], None]) -> Record:
@@ -236,14 +243,13 @@ def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], N
 
 def _call(node: Node, context: Context[object]) -> Outcome:
     try:
-        function = KINDS[node.kind].load()
+        return KINDS[node.kind].load()(context)
     except ModuleNotFoundError as error:
         raise MachineError(
             f"{error.name} is not installed",
             where=f"stage kind {node.kind}",
             mend="install the builder: pip install 'varietal[build]'",
         ) from error
-    return function(context)
 
 
 def _check_room(job: _Job) -> None:
