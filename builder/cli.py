@@ -11,7 +11,7 @@ import typer
 
 from registry import cli as registry_cli
 from registry.canonical import pretty
-from registry.errors import Error, InvalidError, RefusedError
+from registry.errors import Error, InvalidError, MachineError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,7 +207,21 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a place that this user cannot read or write: the machine's, not a mistake of ours
+        if debug:
+            raise
+        failed = _failed(error)
+        _say(str(failed))
+        sys.exit(failed.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: OSError) -> MachineError:
+    return MachineError(
+        f"cannot read or write: {error.strerror or error}",
+        where=str(error.filename or "the operating system"),
+        mend="check that it is what it should be, a file or a folder, its permissions and the disk",
+    )
 
 
 def _root() -> Path:
@@ -219,20 +233,32 @@ def _root() -> Path:
 def _run_records(root: Path, variant: str, only: Sequence[str]) -> None:
     from builder.graph import build_graph
     from builder.load import load
+    from builder.pipeline import RECORDS
     from builder.records import copy_records
+    from registry.record import manifest_file
 
-    stages = [address.stage for address in build_graph(load(root, only=variant)) if address.variant == variant]
+    graph = build_graph(load(root, only=variant))
+    stages = [address.stage for address in graph if address.variant == variant]
+    if unknown := sorted(set(only) - set(stages)) or ([] if stages else [RECORDS]):
+        raise NotFoundError(
+            f"there is no stage {variant}:{unknown[0]}",
+            where=str(manifest_file(variant)),
+            mend="declare it there, or name another; `varietal lint` says what is wrong",
+        )
     for path in copy_records(root, variant, only or stages, prune=not only):
         _say(f"{variant}: {path}")
 
 
 def _parse_base(root: Path, text: str) -> tuple[str, tuple[str, Digest]]:
+    from builder.manifest import parse_project
     from builder.sources import folder_pin
 
     name, _, path = text.partition("=")
     if not name or not path:
         raise InvalidError(f"{text!r} is not NAME=PATH", where="--base", mend="write --base tiny=bases/source/tiny")
-    return name, (path, folder_pin(root / path))
+    pin = folder_pin(root / path)
+    parse_project({"bases": {name: {"path": path, "sha256": pin.hex}}})  # what is written must be read again
+    return name, (path, pin)
 
 
 def _print(json: bool, value: JSON, lines: Sequence[str]) -> None:  # noqa: FBT001 - named at no call

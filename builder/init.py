@@ -49,7 +49,7 @@ def init(root: Path, bases: Mapping[str, tuple[str, Digest]]) -> tuple[str, ...]
         Paths that were written.
 
     Raises:
-        ConflictError: A file that would be written is there; nothing was written.
+        ConflictError: A file that would be written is there, or one where the folder should be; nothing was written.
         MachineError: git or DVC is missing or failed.
     """
     files = {
@@ -60,6 +60,8 @@ def init(root: Path, bases: Mapping[str, tuple[str, Digest]]) -> tuple[str, ...]
         "models/README.md": _MODELS_README,
         "data/README.md": _DATA_README,
     }
+    if root.exists() and not root.is_dir():
+        raise ConflictError("a file is there already", where=str(root), mend="name a folder")
     taken = [path for path in files if (root / path).exists()]
     if taken:
         raise ConflictError(

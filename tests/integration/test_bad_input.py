@@ -153,6 +153,46 @@ def test_a_stale_pipeline(declared: Team) -> None:
     assert "the pipeline is not what the manifests say" in answer.err
 
 
+@pytest.mark.parametrize("variant", ["gone", "../.."])
+def test_records_of_a_variant_that_is_not_there_are_left_alone(declared: Team, variant: str) -> None:
+    kept = declared.root / "models" / variant / "records" / "kept.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("{}")
+    answer = declared.call("varietal", "run", variant, "records")
+    assert answer.code in {2, 4}
+    assert kept.exists()
+
+
+def test_a_record_of_a_stage_that_is_not_there(declared: Team) -> None:
+    answer = declared.call("varietal", "run", "bases", "records", "tinny")
+    assert answer.code == 2
+    assert answer.err.startswith("there is no stage bases:tinny\n  where: params.yaml\n")
+
+
+def test_a_folder_where_a_file_should_be(declared: Team) -> None:
+    (declared.root / ".varietal/runner.yaml").mkdir(parents=True)
+    answer = declared.call("varietal", "run", "bases", "tiny")
+    assert answer.code == 8
+    assert answer.err.startswith("cannot read or write: Is a directory\n  where: ")
+    assert ".varietal/runner.yaml\n  mend: " in answer.err
+
+
+@pytest.mark.parametrize("base", ["Tiny=sources/tiny", "tiny=../team/sources/tiny"])
+def test_a_base_that_could_not_be_declared(declared: Team, base: str) -> None:
+    (declared.root / "params.yaml").unlink()
+    answer = declared.call("varietal", "init", ".", "--base", base)
+    assert answer.code == 4
+    assert answer.err.startswith("params.yaml: bases.")
+    assert not (declared.root / "params.yaml").exists()
+
+
+def test_init_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = Team(root=tmp_path).call("varietal", "init", "file")
+    assert answer.code == 5
+    assert answer.err.startswith("a file is there already\n  where: file\n")
+
+
 def test_a_recipe_that_this_tool_does_not_have(declared: Team) -> None:
     params = declared.root / "params.yaml"
     params.write_text(params.read_text().replace("sft: 1", "sft: 2"))
