@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.sources import folder_pin
 from registry.errors import InvalidError, MachineError, NotFoundError, TransportError
@@ -40,18 +40,18 @@ def pin(root: Path, source: str) -> tuple[tuple[str, str], ...]:
 def _commit(name: str, revision: str) -> str:
     """The commit that a branch or a tag of a Hub repository points at now."""
     try:
-        from huggingface_hub import HfApi  # noqa: PLC0415 - part of the build extra
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+        from huggingface_hub import HfApi, errors  # noqa: PLC0415 - part of the build extra
     except ModuleNotFoundError as error:
         raise MachineError(
             "huggingface_hub is not installed", where="varietal pin", mend="pip install 'varietal[build]'"
         ) from error
+    foreign: Any = errors
     where = f"hub:{name}@{revision}"
     try:
         return str(HfApi().model_info(name, revision=revision, timeout=30).sha)
-    except HFValidationError as error:
+    except foreign.HFValidationError as error:
         raise InvalidError(f"{name!r} is no repository's name", where=where, mend="write organisation/name") from error
-    except HfHubHTTPError as error:
+    except foreign.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status in {401, 403, 404}:
             raise NotFoundError(
@@ -60,5 +60,5 @@ def _commit(name: str, revision: str) -> str:
                 mend="check it; `hf auth login`",
             ) from error
         raise TransportError(f"the Hub answered {status}", where=where, mend="try again later") from error
-    except OSError as error:
+    except (foreign.HTTPError, OSError) as error:
         raise TransportError(f"the Hub does not answer: {error}", where=where, mend="check the network") from error

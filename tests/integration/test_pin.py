@@ -71,3 +71,9 @@ def test_what_cannot_be_pinned(fresh: Team, endpoint: str, source: str, code: in
     answer = fresh.call("varietal", "pin", source, HF_ENDPOINT=endpoint)
     assert answer.err.splitlines()[0] == what
     assert answer.code == code
+
+
+def test_a_hub_that_is_not_there(fresh: Team) -> None:
+    answer = fresh.call("varietal", "pin", "hub:acme/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+    assert answer.code == 6
+    assert answer.err.startswith("the Hub does not answer: ")
