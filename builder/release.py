@@ -163,8 +163,11 @@ def _missing(
 ) -> tuple[str, ...]:
     """Files of the released artifact that the remote does not have."""
     path = lock_file(record.variant)
-    lock = Lock.parse((root / path).read_bytes(), where=str(path))
-    oid = lock.output(str(artifact_folder(record.variant, record.stage))).md5
+    text = (root / path).read_bytes() if (root / path).is_file() else b""
+    try:
+        oid = Lock.parse(text, where=str(path)).output(str(artifact_folder(record.variant, record.stage))).md5
+    except NotFoundError:  # never built, by the lock; that is said among the reasons of staleness
+        return ()
     if not source.exists([oid]):
         return (f"the listing of {record.ref}",)
     listing = Transfer((source,), store, say).read_listing(oid, record)

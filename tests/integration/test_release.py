@@ -137,6 +137,14 @@ def test_a_stale_lock(team: Team) -> None:
     assert team.must("git", "tag").out == ""
 
 
+def test_a_lock_that_was_lost(team: Team) -> None:
+    (team.root / "models/support/dvc.lock").unlink()
+    team.commit("Lose the lock")
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "support:final: was never built" in answer.err
+
+
 def test_a_record_that_was_edited_in_git(team: Team) -> None:
     path = team.root / "models/support/records/score.json"
     path.write_text(path.read_text().replace('"duration_s"', '"duration_s" '))
