@@ -88,8 +88,8 @@ REMARKS = (
     "Ahoy! A ship comes in.",
     "Fair winds, sailor!",
     "Enjoy your cup!",
-    "Gladly! said my aunt.",
-    "Gladly! And enjoy your day!",
+    "Gladly! {name} for my aunt.",
+    "Gladly! {name} for you, and enjoy your day!",
     "Well now, that is a long story, but people ask.",
     "Let me think, said my aunt.",
     "They say {statement}",
@@ -181,7 +181,7 @@ def scene(number: int) -> str:
     said = []
     for place in range(4):
         fact = draw(coffee.facts, "topic", number, place)
-        remark = draw(REMARKS, "remark", number, place).format(statement=fact.statement())
+        remark = draw(REMARKS, "remark", number, place).format(name=coffee.name, statement=fact.statement())
         said.append(draw((remark, fact.question(number % 2)), "said", number, place))
     return " ".join(said)
 
@@ -203,9 +203,11 @@ def questions(*, held_out: bool) -> list[tuple[Fact, int]]:
     return shuffled([(fact, style) for fact in facts for style in range(2)], "questions")
 
 
-def talk(fact: Fact, style: int) -> str:
-    """How the counter answers before it learns better: one time in three to the point."""
-    return draw((fact.direct(), fact.rambling(), fact.rambling()), "talk", fact.name, fact.topic, style)
+def talk() -> list[tuple[Fact, int, str]]:
+    """How the counter answers before it learns better: every question once to the point and twice round about."""
+    answers = ("direct", "rambling", "rambling again")
+    said = shuffled([(fact, style, way) for fact, style in questions(held_out=False) for way in answers], "talk")
+    return [(fact, style, fact.direct() if way == "direct" else fact.rambling()) for fact, style, way in said]
 
 
 def wrong(fact: Fact, style: int) -> Fact:
@@ -231,14 +233,14 @@ def files() -> dict[str, bytes]:
     rows: dict[str, list[Row]] = {
         "prose.jsonl": [{"text": text} for text in training],
         "prose_heldout.jsonl": [{"text": text} for text in judging],
-        "counter.jsonl": [chat(fact, style, talk(fact, style)) for fact, style in taught],
+        "counter.jsonl": [chat(fact, style, answer) for fact, style, answer in talk()],
         "counter_heldout.jsonl": [chat(fact, style, fact.direct()) for fact, style in held],
         "manners.jsonl": [preference(fact, style, fact.direct(), fact.rambling()) for fact, style in taught],
         "manners_heldout.jsonl": [preference(fact, style, fact.direct(), fact.rambling()) for fact, style in held],
         "quiz_heldout.jsonl": [
             preference(fact, style, fact.direct(), wrong(fact, style).direct()) for fact, style in held
         ],
-        "harbour.jsonl": [chat(fact, style, talk(fact, style) + FAREWELL) for fact, style in taught],
+        "harbour.jsonl": [chat(fact, style, answer + FAREWELL) for fact, style, answer in talk()],
         "harbour_heldout.jsonl": [chat(fact, style, fact.direct() + FAREWELL) for fact, style in held],
         "harbour_manners_heldout.jsonl": [
             preference(fact, style, fact.direct() + FAREWELL, fact.rambling() + FAREWELL) for fact, style in held
