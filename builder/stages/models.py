@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from registry.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from builder.environment import Device
@@ -70,22 +72,23 @@ def open_model(folder: Path, device: Device, *, dtype: str = "float32") -> Any: 
         dtype: ``float32``, or ``auto`` for the dtype that is stored.
 
     Raises:
-        InvalidError: A weight is missing, or has another shape than the configuration says.
+        InvalidError: transformers cannot read it; a weight is missing, or has another shape than config.json says.
         NotFoundError: There are no weights in safetensors.
     """
     if not any(folder.glob("*.safetensors")):
         raise NotFoundError(
             "there are no weights in safetensors", where=str(folder), mend="import the model; that makes it canonical"
         )
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # so that they are reported to us, and refused below
-        output_loading_info=True,
-    )
+    with _narrowed("model", folder):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are reported to us, and refused below
+            output_loading_info=True,
+        )
     missing = sorted([*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])])
     if missing:
         raise InvalidError(
@@ -123,5 +126,23 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:  
 
 
 def open_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - no types to be had
-    """The tokenizer of a model folder, from its files alone."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """The tokenizer of a model folder, from its files alone.
+
+    Raises:
+        InvalidError: There is none, or transformers cannot read it.
+    """
+    with _narrowed("tokenizer", folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _narrowed(part: str, folder: Path) -> Iterator[None]:
+    """Turn what transformers raises on files that it cannot use into an error of ours."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidError(
+            f"transformers cannot read the {part}: {(str(error).splitlines() or ['?'])[0]}",
+            where=str(folder),
+            mend=f"import a model whose {part} this version of transformers knows, with all of its files",
+        ) from error

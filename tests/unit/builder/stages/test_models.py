@@ -120,3 +120,18 @@ def test_an_adapter_of_another_family(tiny_gpt2: Path, adapter: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         open_adapter(open_model(tiny_gpt2, CPU), adapter)
     assert caught.value.what.startswith("the adapter does not fit the model: Target modules")
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "unheard-of"}', "{}"])
+def test_a_family_that_nobody_knows(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InvalidError, match="transformers cannot read the model: ") as caught:
+        open_model(folder, CPU)
+    assert caught.value.where == str(folder)
+
+
+def test_a_model_without_a_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(InvalidError, match="transformers cannot read the tokenizer: "):
+        open_tokenizer(folder)
