@@ -54,6 +54,11 @@ class Input:
         """Digest of the weights; ``None`` for data."""
         return None if self.artifact is None else self.artifact.weights_digest
 
+    @property
+    def file(self) -> str:
+        """Path of a data file from the root, as faults of its rows name it."""
+        return self.source.removeprefix("data:")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context(Generic[Settings_co]):

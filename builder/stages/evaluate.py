@@ -120,7 +120,7 @@ def _measure(opened: Sequence[Opened], wanted: Sequence[Input], *, batch: int, m
     from builder.stages.likelihood import score  # noqa: PLC0415 - torch comes after the machine is prepared
 
     data = wanted[0]
-    rows = read_rows(data.path, data.format, where=data.source)[: limit or None]
+    rows = read_rows(data.path, data.format, where=data.file)[: limit or None]
     compares = any(METRICS[_said(one, "metric")].of_two for one in wanted)
     together = len(opened) == 1 or _tokens_agree(opened, data.format)
     if compares and not together:

@@ -56,7 +56,7 @@ def pretrain(context: Context[PretrainStage]) -> Outcome:
     from builder.engines.trl import train_sft  # noqa: PLC0415
 
     with quiet():
-        texts = [str(row["text"]) for row in read_rows(data.path, "text", where=data.source.removeprefix("data:"))]
+        texts = [str(row["text"]) for row in read_rows(data.path, "text", where=data.file)]
         tokenizer = _train_tokenizer(texts, stage.tokenizer.vocabulary, where=data.source)
         encoded = join_texts(tokenizer, texts, max_length=stage.train.max_length, where=data.source)
         model = _new_network(stage.network, tokenizer, stage.train.seed).to(device.kind)

@@ -79,7 +79,7 @@ def dpo(context: Context[DpoStage]) -> Outcome:
     with quiet():
         subject = open_subject(context, device)
         limit = stage.train.max_length
-        rows = read_rows(data.path, "preference", where=data.source.removeprefix("data:"))
+        rows = read_rows(data.path, "preference", where=data.file)
         encoded = encode_pairs(subject.tokenizer, rows, max_length=limit, where=data.source)
         pairs, longest = encoded.pairs, max(pair.longest(limit) for pair in encoded.pairs)
         _check_context(subject.model, longest, data)
@@ -104,7 +104,7 @@ def _check_context(model: Any, longest: int, data: Input) -> None:  # noqa: ANN4
 def _encode(tokenizer: Any, data: Input, stage: SftStage) -> Encoded:  # noqa: ANN401 - transformers has no types
     """Rows as labelled sequences, packed where that is asked for."""
     training = stage.train
-    rows = read_rows(data.path, data.format, where=data.source.removeprefix("data:"))
+    rows = read_rows(data.path, data.format, where=data.file)
     if data.format == "text":
         if training.loss_on == "assistant":
             raise InvalidError(

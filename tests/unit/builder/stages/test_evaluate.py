@@ -443,4 +443,4 @@ def test_a_malformed_row_names_file_and_line(bench: Bench, tiny_llama: Path) -> 
     with pytest.raises(InvalidError) as caught:
         bench.run(bench.artifact("from", tiny_llama), replace(data, source="data:heldout.jsonl"))
     (fault,) = caught.value.faults
-    assert (fault.file, fault.line) == ("data:heldout.jsonl", 2)
+    assert (fault.file, fault.line) == ("heldout.jsonl", 2)
