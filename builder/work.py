@@ -11,8 +11,8 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 from registry.artifact import Artifact
 from registry.errors import ConflictError, Error, MachineError
@@ -85,22 +85,16 @@ def open_work(root: Path, action: Digest) -> Iterator[WorkFolder]:
         ConflictError: Another process is at this very action, perhaps a training whose ``dvc`` was killed.
     """
     folder = root / ".varietal" / "work" / action.hex
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise ConflictError(
-                f"process {lock.read().strip() or '?'} is at this stage already",
-                where=str(folder.relative_to(root)),
-                mend="wait for it, or end it (a training lives on when only its `dvc` was killed), then run again",
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield WorkFolder(folder)
+    while True:
+        with _opened(folder) as lock:
+            _take(lock, folder, root)
+            if not _is_at(folder / "lock", lock):
+                continue  # whoever had it has just finished and removed the folder: begin anew
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield WorkFolder(folder)
+            return
 
 
 def publish(done: Path, record: Record, folder: Path, record_path: Path) -> None:
@@ -162,6 +156,33 @@ def full_disk(where: str) -> Iterator[None]:
             where=where,
             mend="make room and run again: nothing half-written is shown, checkpoints are kept in .varietal/work",
         ) from error
+
+
+def _opened(folder: Path) -> TextIO:
+    """The lock file of a work folder, made if it is not there, though another process may be removing it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return (folder / "lock").open("a+", encoding="ascii")
+
+
+def _take(lock: TextIO, folder: Path, root: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise ConflictError(
+            f"process {lock.read().strip() or '?'} is at this stage already",
+            where=str(folder.relative_to(root)),
+            mend="wait for it, or end it (a training lives on when only its `dvc` was killed), then run again",
+        ) from error
+
+
+def _is_at(path: Path, lock: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _beside(folder: Path, word: str) -> Path:

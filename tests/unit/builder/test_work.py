@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,3 +140,25 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         write_file(path, data)
         assert path.read_bytes() == data
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_goes_while_its_lock_is_taken_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends between our opening of the lock file and our lock on it."""
+    folder = tmp_path / ".varietal/work" / ACTION.hex
+    real, calls = fcntl.flock, 0
+
+    def flock(lock: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            shutil.rmtree(folder)
+        real(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_work(tmp_path, ACTION) as work:
+        make(work)
+        with pytest.raises(ConflictError), open_work(tmp_path, ACTION):
+            pass
+    assert calls == 3
