@@ -91,13 +91,24 @@ class _State:
 
     def _input_reason(self, edge: Edge, locked: LockedStage) -> str:
         if isinstance(edge.source, DataFile):
-            path, now = edge.source.path, _md5(self._root / edge.source.path)
+            path, now = edge.source.path, self._data_md5(edge.source.path)
+            if not now:
+                return f"{path} is not here: fetch it with `dvc pull`"
         else:
             path = str(artifact_folder(edge.source.variant, edge.source.stage))
             producer = self._locked(edge.source)
             now = producer.outputs[path].md5 if producer is not None and path in producer.outputs else ""
         then = locked.dependencies.get(path)
         return "" if then is not None and then.md5 == now else f"{path} is not what it was built with"
+
+    def _data_md5(self, path: str) -> str:
+        """Of a data file; where it was not fetched, what the ``.dvc`` file beside it says; empty without either."""
+        tracked = f"{path}.dvc"
+        if (self._root / path).is_file() or not (self._root / tracked).is_file():
+            return _md5(self._root / path)
+        outputs = self._value(tracked, "outs")
+        first = outputs[0] if isinstance(outputs, list) and outputs else None
+        return str(first.get("md5", "")) if isinstance(first, dict) else ""
 
     def _record_reasons(self, address: Address, locked: LockedStage) -> Iterator[str]:
         """DVC never looks at the copy in git, so it is held against the lock here."""

@@ -148,6 +148,21 @@ def test_changed_data(root: Path) -> None:
     assert reasons(root) == ("support:tone: data/talks.jsonl is not what it was built with",)
 
 
+def test_data_that_dvc_keeps_need_not_be_fetched(root: Path) -> None:
+    tracked = f"outs:\n- md5: {md5(b'rows')}\n  size: 4\n  hash: md5\n  path: talks.jsonl\n"
+    (root / "data/talks.jsonl.dvc").write_text(tracked)
+    (root / "data/talks.jsonl").unlink()
+    assert reasons(root) == ()
+    replace(root, "data/talks.jsonl.dvc", md5(b"rows"), md5(b"other rows"))
+    assert reasons(root) == ("support:tone: data/talks.jsonl is not what it was built with",)
+
+
+def test_data_in_a_folder_that_was_not_fetched(root: Path) -> None:
+    (root / "data.dvc").write_text("outs: []\n")
+    (root / "data/talks.jsonl").unlink()
+    assert reasons(root) == ("support:tone: data/talks.jsonl is not here: fetch it with `dvc pull`",)
+
+
 def test_an_input_that_was_built_anew(root: Path) -> None:
     replace(root, "bases/dvc.lock", "1" * 32, "4" * 32)
     assert reasons(root) == (
