@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.errors import ConflictError, Error, InvalidError, NotFoundError
+from registry.errors import ConflictError, DigestMismatchError, Error, InvalidError, NotFoundError
 from registry.published import Published
 from registry.record import Record, git_record
 from registry.refs import ByDigest, Channel, Ref, Stage, Version
@@ -86,11 +86,22 @@ def _by_digest(repository: Repository, ref: ByDigest) -> Found:
     problem: Error | None = None
     for place in places:
         try:
-            return prove(repository, place)
+            return _check_asked(prove(repository, place), ref, place)
         except Error as error:
             problem = problem or error
     raise problem or NotFoundError(
         f"there is no artifact {ref}", where=str(repository.root), mend="try `varietal find`, or fetch first"
+    )
+
+
+def _check_asked(found: Found, ref: ByDigest, place: Place) -> Found:
+    """The index saw the digest in DVC's copy of a record, or long ago; what git keeps there may be another by now."""
+    if found.record.artifact.digest.hex.startswith(ref.prefix):
+        return found
+    raise DigestMismatchError(
+        f"the record of {found.record.ref} is no longer that of {ref}",
+        where=place.where(git_record(place.variant, place.stage)),
+        mend="run `dvc repro`, which copies the records, or `dvc checkout`",
     )
 
 

@@ -255,3 +255,17 @@ def test_a_listing_that_lies_about_a_tensor(team: Team) -> None:
     with pytest.raises(DigestMismatchError) as caught:
         prove_folder(record, path)
     assert caught.value.what == "tensors are not as artifact.json says: a"
+
+
+def test_a_digest_never_stands_for_another_artifact(team: Team) -> None:
+    team.build("other:final", {"a": b"old"})
+    copies = [team.root / path for path in (git_record("other", "final"), lock_file("other"))]
+    old = [path.read_bytes() for path in copies]
+    newer = team.build("other:final", {"a": b"new"})
+    for path, data in zip(copies, old, strict=True):
+        path.write_bytes(data)
+    with pytest.raises(DigestMismatchError) as caught:
+        resolve(team.repository, ByDigest(newer.artifact.digest.hex))
+    assert caught.value.what == f"the record of other:final is no longer that of sha256:{newer.artifact.digest.hex}"
+    assert caught.value.where == "models/other/records/final.json"
+    assert caught.value.mend == "run `dvc repro`, which copies the records, or `dvc checkout`"
