@@ -77,8 +77,8 @@ class Commit:
 
 def read_commit(line: str) -> Commit:
     """A line of `git log`: id, seconds and subject, a NUL between them."""
-    commit, seconds, subject = line.split("\0")
-    return Commit(id=commit, committed=datetime.fromtimestamp(int(seconds), UTC), subject=subject)
+    commit, seconds, subject = line.split("\0", 2)
+    return Commit(id=commit, committed=_moment(seconds), subject=subject)
 
 
 def read_entry(line: bytes) -> TreeEntry:
@@ -95,9 +95,17 @@ def read_tag(fields: list[str]) -> Tag:
         name=name,
         target=peeled or target,
         message=f"{subject}\n\n{body}" if body else subject,
-        created=datetime.fromtimestamp(int(seconds or 0), UTC),
+        created=_moment(seconds),
         annotated=kind == "tag",
     )
+
+
+def _moment(seconds: str) -> datetime:
+    """A time that git printed; one that no calendar has, which git lets pass, counts as none: 1970."""
+    try:
+        return datetime.fromtimestamp(int(seconds or 0), UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def read_raw_log(out: bytes) -> Iterator[Change]:

@@ -36,7 +36,10 @@ __all__ = ["Change", "Commit", "Repository", "Tag", "TreeEntry", "find_root", "l
 _TIMEOUT_S = 120.0
 _BLOCK_BYTES = 1 << 20
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_SAFELY = ("--no-optional-locks", "-c", "core.quotepath=off", "-c", "core.fsmonitor=false")
+_SAFELY = (
+    *("--no-optional-locks", "-c", "core.quotepath=off"),
+    *("-c", "core.fsmonitor=false", "-c", "log.showSignature=false"),
+)
 
 # Variables of git that say who and how; all others could say which repository, and are dropped.
 _KEPT_VARIABLES = re.compile(
@@ -155,7 +158,8 @@ class Repository:
         """
         commit = self.resolve(revision)
         out = self._run("log", "--format=%H%x00%ct%x00%s", "--end-of-options", commit, "--", *map(_literal, paths))
-        return tuple(map(read_commit, out.decode(errors="replace").splitlines()))
+        lines = out.decode(errors="replace").split("\n")  # a subject may have what else ends a line in Unicode
+        return tuple(map(read_commit, filter(None, lines)))
 
     # Files at a commit
 
@@ -189,7 +193,7 @@ class Repository:
         with tempfile.TemporaryFile() as questions:
             questions.write(lines)
             questions.seek(0)
-            with _start_git([*self._place, "cat-file", "--batch"], questions, self._where) as process:
+            with _start_git([*self._place, "cat-file", "--batch"], questions, self.root) as process:
                 try:
                     yield from self._answers(process, len(asked))
                 finally:
@@ -315,7 +319,7 @@ class Repository:
         return (f"--git-dir={self.root}",) if self.bare else ("-C", str(self.root))
 
     def _try(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        done = run_git([*self._place, *arguments], where=self._where, data=data)
+        done = run_git([*self._place, *arguments], where=self._where, data=data, root=self.root)
         if done.returncode == 128 and b"not a git repository" in done.stderr:  # noqa: PLR2004 - git's "fatal"
             raise NotFoundError(
                 "this is not a git repository", where=self._where, mend="go to a repository or make one with `git init`"
@@ -342,7 +346,12 @@ class Repository:
 
 
 def run_git(
-    arguments: Sequence[str], *, where: str, data: bytes = b"", timeout_s: float = _TIMEOUT_S
+    arguments: Sequence[str],
+    *,
+    where: str,
+    data: bytes = b"",
+    timeout_s: float = _TIMEOUT_S,
+    root: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run git and wait for it, whatever its exit code.
 
@@ -351,6 +360,7 @@ def run_git(
         where: Named in the errors.
         data: Its standard input.
         timeout_s: Seconds after which it is killed.
+        root: Root of the repository; git looks for none above it.
 
     Raises:
         MachineError: git is missing or did not answer in time.
@@ -362,7 +372,7 @@ def run_git(
             capture_output=True,
             check=False,
             timeout=timeout_s,
-            env=_environment(),
+            env=_environment(root),
         )
     except OSError as error:
         raise _no_git(where) from error
@@ -372,7 +382,7 @@ def run_git(
         ) from error
 
 
-def _start_git(arguments: Sequence[str], questions: IO[bytes], where: str) -> subprocess.Popen[bytes]:
+def _start_git(arguments: Sequence[str], questions: IO[bytes], root: Path) -> subprocess.Popen[bytes]:
     """Start git, reading from a file, its answers to be read from a pipe."""
     try:
         return subprocess.Popen(
@@ -380,10 +390,10 @@ def _start_git(arguments: Sequence[str], questions: IO[bytes], where: str) -> su
             stdin=questions,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment(root),
         )
     except OSError as error:
-        raise _no_git(where) from error
+        raise _no_git(str(root)) from error
 
 
 def _skip(stream: IO[bytes], size_bytes: int) -> None:
@@ -396,14 +406,15 @@ def _no_git(where: str) -> MachineError:
     return MachineError("git is not installed", where=where, mend="install git and put it on PATH")
 
 
-def _environment() -> dict[str, str]:
+def _environment(root: Path | None) -> dict[str, str]:
     """This process's environment, less what could point git elsewhere; English, silent, the objects as they are."""
+    ceiling = {"GIT_CEILING_DIRECTORIES": str(root.resolve().parent)} if root is not None else {}
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("GIT_") or (_KEPT_VARIABLES.fullmatch(name) and name not in _NOT_KEPT)
     }
-    return kept | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_FLUSH": "0"}
+    return kept | ceiling | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_FLUSH": "0"}
 
 
 def _literal(path: str) -> str:

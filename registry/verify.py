@@ -176,7 +176,7 @@ def _read(repository: Repository, place: Place, path: PurePosixPath) -> bytes:
         return repository.read(place.commit, str(path))
     try:
         return (repository.root / path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise NotFoundError(
             "there is no such file in the work tree",
             where=str(path),

@@ -98,6 +98,14 @@ def test_a_variable_cannot_point_git_elsewhere(team: Team, monkeypatch: pytest.M
     assert team.repository.read("HEAD", "models/a/records/x.json") == b"1"
 
 
+def test_a_broken_repository_is_not_taken_for_the_one_around_it(team: Team) -> None:
+    (team.root / "inner" / ".git").mkdir(parents=True)
+    with pytest.raises(NotFoundError) as caught:
+        Repository.open(team.root / "inner").head()
+    assert caught.value.what == "this is not a git repository"
+    assert caught.value.where == str(team.root / "inner")
+
+
 def test_a_replaced_object_is_read_as_it_was(team: Team) -> None:
     write(team, "good")
     good = git(team.root, "rev-parse", "HEAD:models/a/records/x.json").strip()
@@ -153,6 +161,11 @@ def test_the_log_of_a_path(team: Team) -> None:
 
 
 # Files
+
+
+def test_a_subject_with_what_ends_a_line_in_unicode(team: Team) -> None:
+    write(team, "one\u2028two\x1cthree")
+    assert [commit.subject for commit in team.repository.log(["models"])] == ["Write one\u2028two\x1cthree"]
 
 
 def test_files_at_a_commit(team: Team) -> None:
@@ -277,6 +290,15 @@ def test_a_tag_is_made_and_read(team: Team) -> None:
     assert team.repository.tags("other@*") == ()
 
 
+def test_a_tag_with_a_date_that_no_calendar_has(team: Team) -> None:
+    head = team.repository.head()
+    text = f"object {head}\ntype commit\ntag a@v1.0.0\ntagger x <x@example.org> 99999999999999 +0000\n\nhi\n"
+    (team.root / "tag").write_text(text)
+    made = git(team.root, "hash-object", "-t", "tag", "-w", "--literally", "tag").strip()
+    git(team.root, "update-ref", "refs/tags/a@v1.0.0", made)
+    assert [(tag.name, tag.target, tag.created.year) for tag in team.repository.tags()] == [("a@v1.0.0", head, 1970)]
+
+
 def test_a_tag_that_exists(team: Team) -> None:
     team.repository.create_tag("support@v1.0.0", "HEAD", "x")
     with pytest.raises(ConflictError) as caught:
@@ -303,6 +325,7 @@ SIGNER = """\
 # Stands for gpg: signs anything, and knows a good signature by its text.
 case "$*" in
 *--verify*)
+    cat > /dev/null
     for file in "$@"; do
         case "$file" in /*) grep -q GOOD "$file" && printf '\\n[GNUPG:] GOODSIG 0 A\\n' && exit 0 ;; esac
     done
@@ -331,6 +354,20 @@ def test_a_tag_is_signed_where_git_is_set_up_to_sign(team: Team, tmp_path: Path)
     assert team.repository.check_signature("support@v1.0.0")
     (tmp_path / "signer").write_text(SIGNER.replace("grep -q GOOD", "grep -q OTHER"))
     assert not team.repository.check_signature("support@v1.0.0")
+
+
+def test_a_log_that_git_is_set_up_to_show_signatures_in(team: Team, tmp_path: Path) -> None:
+    (tmp_path / "signer").write_text(SIGNER.replace("--verify*)", "--verify*)\n    echo 'gpg: good' >&2"))
+    (tmp_path / "signer").chmod(0o755)
+    for name, value in {
+        "gpg.program": str(tmp_path / "signer"),
+        "commit.gpgsign": "true",
+        "log.showSignature": "true",
+    }.items():
+        git(team.root, "config", name, value)
+    commit = write(team, "1")
+    assert "gpg: good" in git(team.root, "log")
+    assert [one.id for one in team.repository.log(["models"])] == [commit]
 
 
 def test_an_unsigned_tag_has_no_good_signature(team: Team) -> None:
