@@ -163,7 +163,7 @@ class Index:
             self._database.execute("delete from commits")
             self._database.execute("delete from unreadable")
             seen = []
-        changes = [*self._repository.changed_files(_HISTORY, seen=seen)]
+        changes = [one for one in self._repository.changed_files(_HISTORY, seen=seen) if _is_text(one.path)]
         self._take_blobs(changes)
         ids = dict(self._rows("select blob, record from blobs"))
         self._database.executemany(
@@ -206,10 +206,11 @@ class Index:
             for path in root.glob(pattern):
                 try:
                     facts = path.stat()
-                except FileNotFoundError:
-                    continue  # a build is replacing it; the next refresh sees it
-                if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_BYTES:
-                    yield str(path.relative_to(root)), f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}"
+                except OSError:
+                    continue  # a build is replacing it, the next refresh sees it; or a link that leads nowhere
+                name = str(path.relative_to(root))
+                if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_BYTES and _is_text(name):
+                    yield name, f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}"
 
     def _take_record(self, data: bytes | None, path: str) -> tuple[int | None, str]:
         """Id of the record, or why it is none."""
@@ -412,6 +413,15 @@ def _key(digest: Digest) -> bytes:
 def _range(prefix: str) -> tuple[bytes, bytes]:
     """Least and greatest digest that start with these hexadecimal digits."""
     return bytes.fromhex(prefix.ljust(64, "0")), bytes.fromhex(prefix.ljust(64, "f"))
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is text; SQLite takes no other, and no stage can be called so."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(path: Path) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -224,8 +225,19 @@ def test_what_is_no_plain_file_is_not_read(team: Team) -> None:
     path = team.root / git_record("support", "endless")
     path.parent.mkdir(parents=True)
     path.symlink_to("/dev/zero")
+    (path.parent / "loop.json").symlink_to("loop.json")
     with Index.open(team.repository) as index:
         assert index.refresh().records == 0
+
+
+def test_a_name_that_is_no_text_hinders_nothing(team: Team) -> None:
+    record = team.build("support:tone", {"a": b"1"})
+    odd = os.fsencode(team.root / git_record("support", "odd")) + b"\xff.json"
+    Path(os.fsdecode(odd)).write_text("{")
+    team.commit("Build")
+    with Index.open(team.repository) as index:
+        assert index.refresh().problems == ()
+        assert len(index.by_artifact(record.artifact.digest)) == 3
 
 
 # Damage
