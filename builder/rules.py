@@ -194,6 +194,9 @@ def _check_settings(scope: _Scope, name: str) -> None:
         if data is not None and data.format == "text":
             mend = "write `train: {loss_on: all}` in the stage"
             scope.fault((*path, "train", "loss_on"), "rows of text have no assistant's turns to learn", mend)
+    elif isinstance(stage, DpoStage) and stage.train.label_smoothing and stage.train.loss != "sigmoid":
+        problem = f"the {stage.train.loss} loss has no label smoothing"
+        scope.fault((*path, "train", "label_smoothing"), problem, "write 0, or `loss: sigmoid`")
 
 
 def _check_training(scope: _Scope, path: KeyPath, stage: SftStage | DpoStage) -> None:
@@ -243,6 +246,9 @@ def _check_network(scope: _Scope, path: KeyPath, stage: PretrainStage) -> None:
     if network.hidden_size % network.heads:
         problem = f"{network.heads} heads do not divide a hidden size of {network.hidden_size}"
         scope.fault((*place, "heads"), problem, "make the hidden size a multiple of the heads")
+    elif network.hidden_size // network.heads % 2:
+        problem = f"a head is {network.hidden_size // network.heads} units wide"
+        scope.fault((*place, "heads"), problem, "make every head an even number of units wide")
     if network.kv_heads and network.heads % network.kv_heads:
         problem = f"{network.kv_heads} key and value heads do not divide {network.heads} heads"
         scope.fault((*place, "kv_heads"), problem, "choose a divisor of `heads`")
