@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from registry.canonical import decode, encode, pretty
 from registry.digest import Digest, Hasher, digest_bytes, digest_file
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
+from registry.plain_file import read_plain
 from registry.safetensors import WrittenFile, WrittenTensor, read_header
 from registry.table import Table
 
@@ -184,11 +185,11 @@ class Artifact:
 
         Raises:
             NotFoundError: The folder has no listing.
-            InvalidError: The listing breaks the schema.
+            InvalidError: The listing breaks the schema, is larger than 64 MiB, or is no plain file.
         """
         path = folder / LISTING
         try:
-            data = path.read_bytes()
+            data = read_plain(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(
                 f"there is no {LISTING}",

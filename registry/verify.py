@@ -29,6 +29,7 @@ from registry.artifact import LISTING, Artifact
 from registry.digest import digest_bytes
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
 from registry.lock import Lock, content_md5
+from registry.plain_file import read_plain
 from registry.published import Promise
 from registry.record import Record, artifact_folder, artifact_record, git_record, lock_file
 
@@ -146,7 +147,7 @@ def prove_folder(record: Record, folder: Path) -> tuple[str, ...]:
     """
     # 7. The listing.
     listing = Artifact.read(folder)
-    got, expected = digest_bytes((folder / LISTING).read_bytes()), record.artifact.listing
+    got, expected = digest_bytes(read_plain(folder / LISTING)), record.artifact.listing
     if got != expected or listing.files != record.artifact.files:
         raise _mismatch(f"{LISTING} has {got}, the record says {expected}", str(folder))
     # 8. The files.
@@ -175,8 +176,8 @@ def _read(repository: Repository, place: Place, path: PurePosixPath) -> bytes:
     if place.commit:
         return repository.read(place.commit, str(path))
     try:
-        return (repository.root / path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return read_plain(repository.root / path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             "there is no such file in the work tree",
             where=str(path),

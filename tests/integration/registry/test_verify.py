@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,7 @@ from registry.verify import prove_folder
 from tests.repositories import Team, make_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from registry.record import Record
 
@@ -269,3 +271,29 @@ def test_a_digest_never_stands_for_another_artifact(team: Team) -> None:
     assert caught.value.what == f"the record of other:final is no longer that of sha256:{newer.artifact.digest.hex}"
     assert caught.value.where == "models/other/records/final.json"
     assert caught.value.mend == "run `dvc repro`, which copies the records, or `dvc checkout`"
+
+
+def test_what_only_looks_like_a_listing(team: Team, record: Record) -> None:
+    listing = folder(team) / "artifact.json"
+    listing.unlink()
+    os.mkfifo(listing)
+    with pytest.raises(InvalidError) as caught:
+        prove_folder(record, folder(team))
+    assert caught.value.what == "this is no plain file"
+    assert caught.value.where == str(listing)
+    listing.unlink()
+    listing.touch()
+    os.truncate(listing, 1 << 40)
+    with pytest.raises(InvalidError) as caught:
+        prove_folder(record, folder(team))
+    assert caught.value.what == "more than 67108864 bytes, which no document of ours has"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_only_looks_like_a_record(team: Team, make: Callable[[Path], None]) -> None:
+    path = team.root / git_record("support", "odd")
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(InvalidError) as caught:
+        resolve(team.repository, Stage("support", "odd"))
+    assert caught.value.what == "this is no plain file"
