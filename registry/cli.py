@@ -66,10 +66,13 @@ def open_store() -> Store:
 
 def _list(*, json: Json = False) -> None:
     """List the variants: newest release, and what each channel points at."""
+    from registry.refs import is_variant
     from registry.report import report_variants
 
     repository = _repository()
-    variants = [path.parent.name for path in repository.root.glob("models/*/model.yaml")]
+    variants = [
+        path.parent.name for path in repository.root.glob("models/*/model.yaml") if is_variant(path.parent.name)
+    ]
     _print(report_variants(variants, _published(repository)), json=json)
 
 
@@ -361,8 +364,14 @@ def _nothing_found(what: str) -> Exception:
 
 
 def _print(report: Report, *, json: bool) -> None:
-    sys.stdout.write(pretty(report.json).decode() if json else "".join(f"{line}\n" for line in report.lines))
+    text = pretty(report.json).decode() if json else "".join(f"{_harmless(line)}\n" for line in report.lines)
+    sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _harmless(line: str) -> str:
+    """A line that steers no terminal, whatever a commit or a record of others says in it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def _say(line: str) -> None:

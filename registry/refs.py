@@ -30,13 +30,14 @@ __all__ = [
     "check_channel",
     "check_variant",
     "check_version",
+    "is_variant",
     "parse",
     "parse_tag",
 ]
 
 _NAME = r"[a-z](?:[a-z0-9-]*[a-z0-9])?"
-_NUMBER = r"(?:0|[1-9][0-9]*)"
-_PRE_RELEASE_PART = r"(?:0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
+_NUMBER = r"(?:0|[1-9][0-9]{0,17})"  # Python refuses to read numbers of thousands of digits
+_PRE_RELEASE_PART = rf"(?:{_NUMBER}|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
 _VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRE_RELEASE_PART}(?:\.{_PRE_RELEASE_PART})*)?"
 _REVISION = r"[!-,.-9;-~][!-9;-~]*"  # printable, no colon, no dash in front: never an option, never rev:path
 _PREFIX = r"[0-9a-f]{8,64}"
@@ -49,7 +50,7 @@ _REF = re.compile(
 )
 _TAG = re.compile(
     rf"(?P<variant>{_NAME})(?:@(?P<version>{_VERSION})(?P<off>!?)"
-    rf"|#(?P<channel>{_NAME})(?P<unassigned>!?)#(?P<number>[1-9][0-9]*))"
+    rf"|#(?P<channel>{_NAME})(?P<unassigned>!?)#(?P<number>[1-9][0-9]{{0,17}}))"
 )
 
 
@@ -212,6 +213,11 @@ def check_variant(text: str) -> str:
     if text == _RESERVED:
         raise InvalidError(f"{text!r} is not a variant", where="ref", mend="it starts a digest; take another name")
     return _check(text, _NAME, "variant", "lower-case letters, digits and dashes, a letter first")
+
+
+def is_variant(text: str) -> bool:
+    """Whether a variant can be called so."""
+    return text != _RESERVED and re.fullmatch(_NAME, text) is not None
 
 
 def check_channel(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from tests.repositories import Team, data_input, git, input_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from registry.canonical import JSON
     from registry.record import Record
@@ -90,6 +91,13 @@ def test_list(call: Callable[..., str], ask: Callable[..., JSON]) -> None:
     ]
 
 
+def test_a_folder_that_no_variant_can_be_called_is_not_listed(team: Team, ask: Callable[..., JSON]) -> None:
+    odd = Path(os.fsdecode(os.fsencode(team.root / "models") + b"/\xff"))
+    odd.mkdir()
+    (odd / "model.yaml").touch()
+    assert [row["variant"] for row in ask("list")] == ["draft", "support"]
+
+
 def test_list_of_nothing() -> None:
     report = report_variants([], Published.read([]))
     assert (report.json, [*report.lines]) == ([], [])
@@ -107,6 +115,12 @@ def test_show(team: Team, call: Callable[..., str], ask: Callable[..., JSON]) ->
     answer = ask("show", "support:final")
     assert (answer["ref"], answer["commit"], answer["version"]) == ("support:final", None, None)
     assert answer["record"] == json.loads((team.root / "models/support/records/final.json").read_bytes())
+
+
+def test_a_subject_cannot_steer_the_terminal(team: Team, call: Callable[..., str]) -> None:
+    (team.root / "models/support/model.yaml").write_text("schema: 1\n\n")
+    team.commit("\x1b[2Jone\u202etwo")
+    assert r"  \x1b[2Jone\u202etwo" in call("log", "support")
 
 
 def test_log(team: Team, call: Callable[..., str], ask: Callable[..., JSON]) -> None:
