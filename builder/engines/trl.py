@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ __all__ = ["Job", "Trained", "train_dpo", "train_sft"]
 
 _SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 _REPORTS = 10
+_AS_RENDERED = "{{ messages[-1]['content'] }}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +142,7 @@ def train_dpo(
     Args:
         job: Settings and place.
         model: A causal model, or PEFT's wrapper of one; what requires gradients is trained, in place.
-        tokenizer: Its tokenizer, with a chat template where the pairs are messages.
+        tokenizer: Its tokenizer.
         pairs: The preferences; of each, some of both answers is within ``max_length``.
         training: The stage's ``train`` table: what is DPO's own.
         new_adapter: PEFT configuration of an adapter to put on ``model``.
@@ -158,6 +160,9 @@ def train_dpo(
     used = sorted(set(visits), key=lambda row: -lengths[row])
     place = {row: number for number, row in enumerate(used)}
     columns = {part: [pairs[row].text[part] for row in used] for part in ("prompt", "chosen", "rejected")}
+    # Messages come rendered, in the last message of each part; the base's own template runs in no trainer.
+    reader = copy(tokenizer)
+    reader.chat_template = _AS_RENDERED
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(
@@ -169,7 +174,7 @@ def train_dpo(
             precompute_ref_batch_size=job.split.micro_batch,
         ),
         train_dataset=Dataset.from_dict(columns),
-        processing_class=tokenizer,
+        processing_class=reader,
         peft_config=new_adapter,
     )
     if len(trainer.train_dataset) != len(used):

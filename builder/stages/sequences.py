@@ -19,15 +19,17 @@ Conversations and answers longer than ``max_length`` lose their end, which is co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from jinja2.exceptions import TemplateError
-
-from builder.stages.tokens import encode_pairs, has_marks, require_template
+from builder.stages.templates import Chat
+from builder.stages.tokens import encode_pairs, has_marks, render_tokens, require_template
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from builder.stages.tokens import RenderedTokens
 
 __all__ = ["Counted", "Sequences", "Turns", "message_sequences", "preference_sequences", "text_sequences"]
 
@@ -109,14 +111,20 @@ def message_sequences(
     """Conversations with the tokens of some turns.
 
     Raises:
-        InvalidError: There is no chat template, it refuses a row or does not render it message by message, or no token
-            of these turns is in any row.
+        InvalidError: There is no chat template, it refuses a row, passes its limits or does not render a row message
+            by message, or no token of these turns is in any row.
+        MachineError: The process that renders could not be started, or was killed from outside.
     """
     require_template(tokenizer, where=where)
+    marked = turns in {"assistant", "last"} and has_marks(tokenizer)
+    grown = "" if marked or turns == "all" else "user" if turns == "user" else "assistant"
+    chats = [_chats(messages, grown, f"{where}, row {row}") for row, messages in enumerate(conversations, start=1)]
+    rendered = iter(render_tokens(tokenizer, [chat for row in chats for chat in row], marks=marked))
     chosen: list[Counted] = []
     truncated = silent = 0
-    for number, messages in enumerate(conversations, start=1):
-        ids, places = _turns(tokenizer, messages, turns, f"{where}, row {number}")
+    for row in chats:
+        whole, *parts = islice(rendered, len(row))
+        ids, places = whole.ids, _places(whole, list(zip(row[1:], parts, strict=True)), turns, marked=marked)
         truncated += len(ids) > max_length
         kept = tuple(place for place in places if 0 < place < max_length)
         silent += not kept
@@ -174,73 +182,41 @@ def _some(sequences: Sequences, where: str) -> Sequences:
     return sequences
 
 
-def _turns(
-    tokenizer: Any,  # noqa: ANN401 - no types to be had
-    messages: Sequence[Mapping[str, str]],
-    turns: Turns,
-    where: str,
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Token ids of a conversation, and the places of those in the turns."""
-    if turns == "all":
-        ids = _render(tokenizer, messages, where)
-        return ids, range(len(ids))
-    if turns != "user" and has_marks(tokenizer):
-        rendered = _apply(tokenizer, messages, where, return_assistant_tokens_mask=True)
-        spans = _runs(rendered["assistant_masks"])
-        ids = rendered["input_ids"]
-    else:
-        ids, spans = _grown(tokenizer, messages, "user" if turns == "user" else "assistant", where)
-    taken = spans[-1:] if turns == "last" else spans
-    return ids, [place for span in taken for place in span]
-
-
-def _grown(
-    tokenizer: Any,  # noqa: ANN401 - no types to be had
-    messages: Sequence[Mapping[str, str]],
-    role: str,
-    where: str,
-) -> tuple[Sequence[int], list[range]]:
-    """Token ids of a conversation, and what each message of a role adds to it."""
-    whole = _render(tokenizer, messages, where)
-    spans: list[range] = []
+def _chats(messages: Sequence[Mapping[str, str]], grown: str, where: str) -> list[Chat]:
+    """What is to be rendered of a conversation: the whole; then, for each message of a role, up to it and with it."""
+    chats = [Chat(messages=messages, where=where)]
     for index, message in enumerate(messages):
-        if message["role"] != role:
-            continue
-        before = _render(tokenizer, messages[:index], where, opened=role == "assistant") if index else ()
-        after = _render(tokenizer, messages[: index + 1], where)
-        for rendered in (before, after):
-            if tuple(whole[: len(rendered)]) != tuple(rendered):
-                raise InvalidError(
-                    f"the chat template renders message {index + 1} in a way that changes what is before it",
-                    where=where,
-                    mend="write `turns: all`, or put {% generation %} marks around the answers in the base's template",
-                )
-        spans.append(range(len(before), len(after)))
-    return whole, spans
+        if message["role"] == grown:
+            if index:
+                chats.append(Chat(messages=messages[:index], where=where, opened=grown == "assistant"))
+            chats.append(Chat(messages=messages[: index + 1], where=where))
+    return chats
 
 
-def _render(
-    tokenizer: Any,  # noqa: ANN401 - no types to be had
-    messages: Sequence[Mapping[str, str]],
-    where: str,
-    *,
-    opened: bool = False,
+def _places(
+    whole: RenderedTokens, parts: Sequence[tuple[Chat, RenderedTokens]], turns: Turns, *, marked: bool
 ) -> Sequence[int]:
-    """Token ids of a conversation, followed by what opens an answer if ``opened``."""
-    ids: Sequence[int] = _apply(tokenizer, messages, where, add_generation_prompt=opened)["input_ids"]
-    return ids
+    """Places of a conversation's tokens in the turns."""
+    if turns == "all":
+        return range(len(whole.ids))
+    spans = _runs(whole.mask) if marked else _grown(whole, parts)
+    taken = spans[-1:] if turns == "last" else spans
+    return [place for span in taken for place in span]
 
 
-def _apply(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str, **options: bool) -> Any:  # noqa: ANN401
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(plain, tokenize=True, return_dict=True, **options)
-    except TemplateError as error:
-        raise InvalidError(
-            f"the chat template refuses the conversation: {error}",
-            where=where,
-            mend="change the row, or use a base whose template takes it",
-        ) from error
+def _grown(whole: RenderedTokens, parts: Sequence[tuple[Chat, RenderedTokens]]) -> list[range]:
+    """What each message adds, of renderings up to it and with it in turn; nothing is before the first message."""
+    first = len(parts) % 2  # place of the first rendering up to a message
+    for place, (chat, part) in enumerate(parts):
+        if tuple(whole.ids[: len(part.ids)]) != tuple(part.ids):
+            number = len(chat.messages) + (place % 2 == first)
+            raise InvalidError(
+                f"the chat template renders message {number} in a way that changes what is before it",
+                where=chat.where,
+                mend="write `turns: all`, or put {% generation %} marks around the answers in the base's template",
+            )
+    lengths = [0] * first + [len(part.ids) for _, part in parts]
+    return [range(start, stop) for start, stop in zip(lengths[::2], lengths[1::2], strict=True)]
 
 
 def _runs(mask: Sequence[int]) -> list[range]:

@@ -5,13 +5,11 @@ One rendering for every stage: what is trained on is what is measured. No torch;
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
+from builder.stages.templates import Chat, is_marked, render
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -29,13 +27,14 @@ __all__ = [
     "has_marks",
     "join_texts",
     "pack",
+    "render_tokens",
     "require_template",
 ]
 
 IGNORED = -100
 """Label of a token that no loss is taken on, as torch's cross entropy has it."""
 
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PARTS = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +57,8 @@ class Pair:
     """One preference.
 
     Attributes:
-        text: ``prompt``, ``chosen`` and ``rejected``: each a text, or each a list of messages.
+        text: ``prompt``, ``chosen`` and ``rejected``: each a text; or, where they were messages, each one message whose
+            content is the whole conversation up to there as the chat template renders it.
         prompt: Token ids before the first token in which the answers may differ.
         chosen: Token ids of the better answer, its end token with it.
         rejected: Token ids of the worse one.
@@ -76,6 +76,21 @@ class Pair:
     def tokens(self, max_length: int) -> int:
         """Tokens of both sequences, cut at ``max_length``."""
         return sum(min(len(self.prompt) + len(answer), max_length) for answer in (self.chosen, self.rejected))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedTokens:
+    """A rendered conversation.
+
+    Attributes:
+        text: What the chat template made of it.
+        ids: Token ids of the text, without special tokens of the tokenizer's own.
+        mask: 1 where the template marks a token as the assistant's, else 0; all 0 where marks were not asked for.
+    """
+
+    text: str
+    ids: Sequence[int]
+    mask: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +133,7 @@ class Encoded:
 
 def has_marks(tokenizer: Any) -> bool:  # noqa: ANN401 - no types to be had
     """Whether the chat template marks what the assistant says."""
-    return _GENERATION.search(tokenizer.get_chat_template()) is not None
+    return is_marked(tokenizer.get_chat_template())
 
 
 def require_template(tokenizer: Any, *, where: str, marks: bool = False) -> None:  # noqa: ANN401 - no types to be had
@@ -164,13 +179,42 @@ def encode_messages(
         where: Which data set it is, for the message.
 
     Raises:
-        InvalidError: The template does not do, or no row has a token to learn from.
+        InvalidError: The template does not do, refuses a row or passes its limits, or no row has a token to learn from.
+        MachineError: The process that renders could not be started, or was killed from outside.
     """
     require_template(tokenizer, where=where, marks=assistant_only)
-    plain = [[_message(message) for message in messages] for messages in conversations]
-    rendered = _apply(tokenizer, plain, where, return_assistant_tokens_mask=assistant_only)
-    masks = rendered["assistant_masks"] if assistant_only else [[1] * len(ids) for ids in rendered["input_ids"]]
-    return _encoded(zip(rendered["input_ids"], masks, strict=True), max_length=max_length, where=where)
+    chats = [
+        Chat(messages=messages, where=f"{where}, row {row}") for row, messages in enumerate(conversations, start=1)
+    ]
+    rendered = render_tokens(tokenizer, chats, marks=assistant_only)
+    rows = [(one.ids, one.mask if assistant_only else [1] * len(one.ids)) for one in rendered]
+    return _encoded(rows, max_length=max_length, where=where)
+
+
+def render_tokens(tokenizer: Any, chats: Sequence[Chat], *, marks: bool = False) -> list[RenderedTokens]:  # noqa: ANN401
+    """Render conversations in a process of their own, and tokenize what came back.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        chats: The conversations; all of them at once cost one child.
+        marks: Whether to find the tokens that the template marks; it takes a tokenizer that knows offsets.
+
+    Returns:
+        As many as there are conversations; what ``apply_chat_template`` gives for each.
+
+    Raises:
+        InvalidError: The template is broken, refuses a conversation, reaches out of its sandbox or passes a limit.
+        MachineError: The process that renders could not be started, or was killed from outside.
+    """
+    if not chats:
+        return []
+    rendered = render(tokenizer.get_chat_template(), chats, variables=tokenizer.special_tokens_map)
+    found = tokenizer([one.text for one in rendered], add_special_tokens=False)
+    tokens: list[RenderedTokens] = []
+    for row, (one, ids) in enumerate(zip(rendered, found["input_ids"], strict=True)):
+        mask = _mask(found, row, one.spans if marks else (), len(ids))
+        tokens.append(RenderedTokens(text=one.text, ids=ids, mask=mask))
+    return tokens
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: str) -> Encoded:  # noqa: ANN401
@@ -201,15 +245,12 @@ def encode_pairs(
         where: Which data set it is, for the message.
 
     Raises:
-        InvalidError: There is no chat template, or no pair is left.
+        InvalidError: There is no chat template, it refuses a row or passes its limits, or no pair is left.
+        MachineError: The process that renders could not be started, or was killed from outside.
     """
-    texts = list(map(_pair_text, rows))
-    if any(isinstance(text["prompt"], list) for text in texts):
-        require_template(tokenizer, where=where)
     pairs: list[Pair] = []
     truncated = silent = 0
-    for text in texts:
-        pair = _encode_pair(tokenizer, text, where)
+    for pair in _tokenized_pairs(tokenizer, rows, where):
         if len(pair.prompt) < max_length:
             pairs.append(pair)
             truncated += len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > max_length
@@ -274,57 +315,69 @@ def _notes(truncated: int, silent: int, reason: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _pair_text(row: Mapping[str, Any]) -> dict[str, str | list[dict[str, str]]]:
-    """The three parts, other keys left out."""
-    parts = {name: row[name] for name in ("prompt", "chosen", "rejected")}
-    return {name: part if isinstance(part, str) else list(map(_message, part)) for name, part in parts.items()}
+def _tokenized_pairs(tokenizer: Any, rows: Sequence[Mapping[str, Any]], where: str) -> Iterable[Pair]:  # noqa: ANN401
+    """As the trainer tokenizes them; the messages of all rows are rendered in one go."""
+    chats = [chat for number, row in enumerate(rows, start=1) for chat in _pair_chats(row, f"{where}, row {number}")]
+    if chats:
+        require_template(tokenizer, where=where)
+    rendered = iter(render_tokens(tokenizer, chats))
+    for row in rows:
+        if isinstance(row["prompt"], str):
+            text: dict[str, Any] = {name: row[name] for name in _PARTS}
+            prompt, *answers = (_tokenized(tokenizer, text, name) for name in _PARTS)
+        else:
+            parts = [next(rendered) for _ in _PARTS]
+            roles = ("user", "assistant", "assistant")
+            text = {
+                name: [{"role": role, "content": part.text}]
+                for name, role, part in zip(_PARTS, roles, parts, strict=True)
+            }
+            prompt, *answers = (part.ids for part in parts)
+        chosen, rejected = answers
+        yield _pair(text, prompt, chosen, rejected)
 
 
-def _encode_pair(tokenizer: Any, text: Mapping[str, str | list[dict[str, str]]], where: str) -> Pair:  # noqa: ANN401
-    """As the trainer tokenizes it: answers begin at the first token where either sequence leaves the prompt."""
-    prompt = _render(tokenizer, text["prompt"], where=where, opened=True)
-    chosen, rejected = (_render(tokenizer, text["prompt"], text[name], where=where) for name in ("chosen", "rejected"))
+def _pair_chats(row: Mapping[str, Any], where: str) -> Iterable[Chat]:
+    """The prompt, opened for an answer, and the prompt with each answer; none for a row of texts."""
+    if isinstance(row["prompt"], str):
+        return
+    yield Chat(messages=row["prompt"], where=where, opened=True)
+    for name in ("chosen", "rejected"):
+        yield Chat(messages=[*row["prompt"], *row[name]], where=where)
+
+
+def _pair(text: Mapping[str, Any], prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
+    """Answers begin at the first token where either sequence leaves the prompt."""
     start = min(_common(prompt, chosen), _common(prompt, rejected))
     return Pair(text=text, prompt=tuple(chosen[:start]), chosen=tuple(chosen[start:]), rejected=tuple(rejected[start:]))
 
 
-def _render(
-    tokenizer: Any,  # noqa: ANN401 - no types to be had
-    *parts: str | list[dict[str, str]],
-    where: str,
-    opened: bool = False,
-) -> Sequence[int]:
-    """Token ids of the parts one after another; a prompt may be followed by what opens an answer."""
-    if isinstance(parts[0], list):
-        messages = [message for part in parts for message in part]
-        rendered = _apply(tokenizer, messages, where, add_generation_prompt=opened)
-    else:
-        text = "".join(str(part) for part in parts)
-        rendered = tokenizer(text if opened or text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)
-    ids: Sequence[int] = rendered["input_ids"]
+def _tokenized(tokenizer: Any, text: Mapping[str, str], name: str) -> Sequence[int]:  # noqa: ANN401 - no types
+    """Token ids of the prompt, or of the prompt with an answer and the end token."""
+    whole = text["prompt"]
+    if name != "prompt":
+        whole += text[name]
+        whole += "" if whole.endswith(tokenizer.eos_token) else tokenizer.eos_token
+    ids: Sequence[int] = tokenizer(whole)["input_ids"]
     return ids
 
 
-def _apply(tokenizer: Any, messages: Sequence[Any], where: str, **options: bool) -> Any:  # noqa: ANN401 - no types
-    """One conversation, or a list of them, through the chat template."""
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    except TemplateError as error:
-        raise InvalidError(
-            f"the chat template refuses a conversation: {error}",
-            where=where,
-            mend="change the row, or use a base whose template takes it",
-        ) from error
+def _mask(found: Any, row: int, spans: Iterable[tuple[int, int]], length: int) -> list[int]:  # noqa: ANN401 - no types
+    """1 for each token of the spans, as transformers has it: an end that is in no token reaches to the row's end."""
+    mask = [0] * length
+    for start, end in spans:
+        first, last = found.char_to_token(row, start), found.char_to_token(row, end - 1)
+        if first is None:
+            break
+        stop = last + 1 if last else length
+        mask[first:stop] = [1] * len(range(first, stop))
+    return mask
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the prefix that both have."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
-
-
-def _message(message: Mapping[str, str]) -> dict[str, str]:
-    return {"role": message["role"], "content": message["content"]}
 
 
 def _joined(examples: Sequence[Example]) -> Example:

@@ -112,7 +112,9 @@ def test_a_template_that_refuses_a_row(tokenizer: PreTrainedTokenizerBase) -> No
 
 def test_a_template_cannot_reach_out_of_its_sandbox(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = "{{ messages.__class__.__base__.__subclasses__() }}"
-    with pytest.raises(InvalidError, match="the chat template refuses the conversation: access to attribute"):
+    with pytest.raises(
+        InvalidError, match="the chat template reaches for what its sandbox forbids: access to attribute"
+    ):
         counted(tokenizer, "all")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2.exceptions import TemplateError
 
 from builder.stages.tokens import (
     IGNORED,
@@ -22,7 +20,25 @@ from builder.stages.tokens import (
 )
 from registry.errors import InvalidError
 
-MARKED = "{% generation %}{{ content }}{%- endgeneration -%}"
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PLAIN = (
+    "{% for message in messages %}{{ message.role[0] | upper + message.content }}"
+    "{% if message.role == 'assistant' %}.{% endif %}{% endfor %}{% if add_generation_prompt %}A{% endif %}"
+)
+MARKED = (
+    "{% for message in messages %}{{ message.role[0] | upper }}{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}.{% endgeneration %}{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A{% endif %}"
+)
+
+
+class Found(dict[str, Any]):
+    """What a tokenizer returns; a token a character, so its place is the character's."""
+
+    def char_to_token(self, row: int, place: int) -> int | None:
+        return place if place < len(self["input_ids"][row]) else None
 
 
 class Letters:
@@ -30,6 +46,7 @@ class Letters:
 
     eos_token = "."  # noqa: S105 - a token of text
     eos_token_id = ord(".")
+    special_tokens_map: Mapping[str, str] = {}
 
     def __init__(self, template: str | None = MARKED) -> None:
         self.chat_template = template
@@ -37,38 +54,12 @@ class Letters:
     def get_chat_template(self) -> str | None:
         return self.chat_template
 
-    def __call__(self, text: str | list[str]) -> dict[str, Any]:
-        return {"input_ids": ids(text) if isinstance(text, str) else [ids(one) for one in text]}
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[Any],
-        *,
-        tokenize: bool,
-        return_dict: bool,
-        return_assistant_tokens_mask: bool = False,
-        add_generation_prompt: bool = False,
-    ) -> dict[str, Any]:
-        assert tokenize
-        assert return_dict
-        if isinstance(messages[0], Mapping):
-            return {"input_ids": render(messages)[0] + ([ord("A")] if add_generation_prompt else [])}
-        rendered = [render(conversation) for conversation in messages]
-        found = {"input_ids": [row for row, _ in rendered]}
-        return found | ({"assistant_masks": [mask for _, mask in rendered]} if return_assistant_tokens_mask else {})
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Found:  # noqa: ARG002
+        return Found(input_ids=ids(text) if isinstance(text, str) else [ids(one) for one in text])
 
 
 def ids(text: str) -> list[int]:
     return [ord(letter) for letter in text]
-
-
-def render(messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
-    text, mask = "", ""
-    for message in messages:
-        said = message["content"] + "." * (message["role"] == "assistant")
-        text += message["role"][0].upper() + said
-        mask += "0" + ("1" if message["role"] == "assistant" else "0") * len(said)
-    return ids(text), [int(bit) for bit in mask]
 
 
 def said(user: str, assistant: str) -> list[dict[str, str]]:
@@ -88,7 +79,7 @@ def test_the_loss_is_on_what_the_assistant_says() -> None:
 
 
 def test_the_loss_is_on_all_where_all_is_asked_for() -> None:
-    encoded = encode_messages(Letters("plain"), [said("hi", "yo")], assistant_only=False, max_length=20, where="data:x")
+    encoded = encode_messages(Letters(PLAIN), [said("hi", "yo")], assistant_only=False, max_length=20, where="data:x")
     assert spell(encoded.examples[0].labels) == "UhiAyo."
 
 
@@ -133,15 +124,13 @@ def test_no_template_is_an_error() -> None:
 
 
 def test_a_conversation_that_the_template_refuses() -> None:
-    class Strict(Letters):
-        def apply_chat_template(self, *_: object, **__: object) -> dict[str, Any]:
-            raise TemplateError("no system messages here")
-
+    strict = Letters("{% if messages | length < 2 %}{{ raise_exception('an answer is missing') }}{% endif %}")
+    rows = [said("hi", "yo"), said("hi", "yo")[:1]]
     with pytest.raises(InvalidError) as caught:
-        encode_messages(Strict(), [said("hi", "yo")], assistant_only=False, max_length=8, where="data:x")
+        encode_messages(strict, rows, assistant_only=False, max_length=8, where="data:x")
     assert str(caught.value) == (
-        "the chat template refuses a conversation: no system messages here\n"
-        "  where: data:x\n"
+        "the chat template refuses the conversation: an answer is missing\n"
+        "  where: data:x, row 2\n"
         "  mend: change the row, or use a base whose template takes it"
     )
 
@@ -180,6 +169,11 @@ def test_pairs_of_messages_go_through_the_template() -> None:
     row = {"prompt": said("hi", "yo")[:1], "chosen": said("", "yes")[1:], "rejected": said("", "no")[1:]}
     (pair,) = encode_pairs(Letters(), [row], max_length=9, where="data:x").pairs
     assert [spell(part) for part in (pair.prompt, pair.chosen, pair.rejected)] == ["UhiA", "yes.", "no."]
+    assert pair.text == {
+        "prompt": [{"role": "user", "content": "UhiA"}],
+        "chosen": [{"role": "assistant", "content": "UhiAyes."}],
+        "rejected": [{"role": "assistant", "content": "UhiAno."}],
+    }
 
 
 def test_pairs_whose_prompt_fills_the_length_are_left_out() -> None:
