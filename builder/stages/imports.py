@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from builder.manifest import FolderAdapter, FolderBase, HubAdapter, HubBase
 from builder.sources import MODEL_FILES, fetch_hub, open_folder
 from builder.stage import Context, Outcome
+from builder.stages.templates import probe
 from builder.weights.adapters import read_adapter
 from builder.weights.folder import CONFIG, INDEX, read_model, weight_files
 from builder.weights.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_adapter_contents, write_contents
@@ -24,7 +25,7 @@ from registry.provenance import Provenance, ProvenanceInput
 from registry.record import ComponentChange
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from builder.sources import Choose, Source
     from builder.weights.folder import ModelFolder
@@ -37,6 +38,8 @@ ImportSettings: TypeAlias = FolderBase | HubBase | FolderAdapter | HubAdapter
 
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TEMPLATE = "chat_template.jinja"
+_TEMPLATE_TABLES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
 _NAMED = 5  # how many of a list of names a note gives
 
 
@@ -47,9 +50,11 @@ def import_(context: Context[ImportSettings]) -> Outcome:
         NotFoundError: The source, or a file of it, is not there.
         DigestMismatchError: Its bytes are not those of the pin.
         InvalidError: It is quantised, needs code of its own, holds only pickles, NaN or tensors that contradict each
-            other; or an adapter does not fit the base that it names.
+            other; its chat template is broken, reaches out of its sandbox or passes a limit; or an adapter does not fit
+            the base that it names.
         DeniedError: The Hub does not let it be read.
         TransportError: The Hub does not answer as it should.
+        MachineError: The process that tries the chat template could not be started, or was killed from outside.
         OSError: A file cannot be read or written.
     """
     if isinstance(context.settings, FolderAdapter | HubAdapter):
@@ -111,6 +116,8 @@ def _choose_model(source: Source) -> Sequence[str]:
     _refuse_code(source, CONFIG, config)
     if "tokenizer_config.json" in source.names:
         _refuse_code(source, "tokenizer_config.json", _read_table(source, "tokenizer_config.json"))
+    for where, template in _templates(source):
+        probe(template, where=where)
     return weight_files(source.folder, source.names)
 
 
@@ -132,6 +139,29 @@ def _refuse_code(source: Source, name: str, config: Mapping[str, JSON]) -> None:
             where=f"{source.where}/{name}",
             mend="use a model that transformers knows by itself",
         )
+
+
+def _templates(source: Source) -> Iterable[tuple[str, str]]:
+    """Each chat template that comes along, with the place it stands in."""
+    if _TEMPLATE in source.names:
+        where = f"{source.where}/{_TEMPLATE}"
+        try:
+            yield where, (source.folder / _TEMPLATE).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidError(
+                f"the chat template is not UTF-8: {error.reason}",
+                where=where,
+                mend="save it as UTF-8, or leave it out",
+            ) from error
+    for name in _TEMPLATE_TABLES:
+        if name not in source.names:
+            continue
+        value = _read_table(source, name).get("chat_template")
+        # One text, or a list of tables with a name and a text each.
+        for entry in value if isinstance(value, list) else [value]:
+            template = entry.get("template") if isinstance(entry, dict) else entry
+            if isinstance(template, str):
+                yield f"{source.where}/{name}", template
 
 
 def _read_table(source: Source, name: str) -> Mapping[str, JSON]:

@@ -163,6 +163,34 @@ def test_code_of_the_models_own_is_refused(shop: Workshop, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", "{% if %}"),
+        ("chat_template.json", json.dumps({"chat_template": "{% if %}"})),
+        ("tokenizer_config.json", json.dumps({"chat_template": [{"name": "default", "template": "{% if %}"}]})),
+    ],
+)
+def test_a_broken_chat_template_is_refused_wherever_it_stands(shop: Workshop, name: str, content: str) -> None:
+    folder = foreign(shop)
+    (folder / name).write_text(content)
+    assert refusal(shop, folder) == (
+        "the chat template is not valid Jinja: line 1: Expected an expression, got 'end of statement block'\n"
+        f"  where: vendor/{name}\n"
+        "  mend: correct the template, or use another base"
+    )
+
+
+def test_a_chat_template_that_is_no_text_is_refused(shop: Workshop) -> None:
+    folder = foreign(shop)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    assert refusal(shop, folder) == (
+        "the chat template is not UTF-8: invalid start byte\n"
+        "  where: vendor/chat_template.jinja\n"
+        "  mend: save it as UTF-8, or leave it out"
+    )
+
+
 def test_a_quantised_model_is_refused_by_its_method(shop: Workshop) -> None:
     folder = foreign(shop, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     assert refusal(shop, folder) == (
