@@ -310,7 +310,9 @@ class Manifest:
 class Project:
     """params.yaml: what every variant of the repository shares."""
 
-    bases: Annotated[Mapping[BaseKey, ProjectBase], Key("Base models, by name.")] = field(default_factory=dict)
+    bases: Annotated[
+        Mapping[BaseKey, ProjectBase], Key("Base models, by name; `{}` where there are none.", required=True)
+    ] = field(default_factory=dict)
     recipes: Annotated[
         Mapping[Kind, Annotated[int, Number(minimum=1, maximum=10**6)]],
         Key("Revision of each kind's meaning; `varietal upgrade` raises it."),

@@ -341,7 +341,7 @@ def test_a_faulty_manifest_is_read_to_its_end() -> None:
     assert keys == ["", "base", "checks", "schema", "stages.x.kind", "stages.y"]
 
 
-PARAMS = "defaults: {sft: {train: {batch: 4, epochs: 3, seed: 7}, adapter: {rank: 4, alpha: 8}}}"
+PARAMS = "{bases: {}, defaults: {sft: {train: {batch: 4, epochs: 3, seed: 7}, adapter: {rank: 4, alpha: 8}}}}"
 LAYERED = """
 data: {t: {path: t.jsonl, format: messages}}
 defaults: {sft: {train: {batch: 2}, adapter: {rank: 2}}}
@@ -422,3 +422,12 @@ def test_a_manifest_that_is_no_table_is_refused() -> None:
     assert str(caught.value.faults[0]).startswith(
         "models/support/model.yaml: expected a table with schema, description, license, base, adapters, data, stages"
     )
+
+
+def test_bases_are_declared_even_where_there_are_none() -> None:
+    """The static pipeline of the bases reads the key, and DVC ends where it is missing."""
+    with pytest.raises(InvalidError) as caught:
+        project("recipes: {}\n")
+    assert [(one.problem, one.mend) for one in caught.value.faults] == [
+        ("missing key 'bases'", "add it: a table of names")
+    ]
