@@ -26,7 +26,8 @@ _DENIED = re.compile(r"authentication failed|permission denied|could not read us
 def mirror(url: str, cache: Path, *, refresh: bool = True) -> Repository:
     """A bare copy of a repository in a cache folder, brought up to date.
 
-    Branches follow the origin. A tag that the origin has moved is refused: releases do not move.
+    Branches follow the origin. A tag that the origin has moved is refused, and one that it removed stays: releases do
+    not move.
 
     Args:
         url: Anything that ``git clone`` takes.
@@ -74,8 +75,10 @@ def _clone(url: str, folder: Path) -> None:
 
 
 def _fetch(url: str, folder: Path) -> None:
-    refs = ["+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"]
-    _talk([f"--git-dir={folder}", "fetch", "--no-progress", "--prune", "--no-auto-gc", "--", url, *refs], url)
+    fetch = [f"--git-dir={folder}", "fetch", "--no-progress", "--no-auto-gc", "--no-tags"]
+    # Tags are kept when the origin drops them: else one that is removed and made again would have moved unseen.
+    _talk([*fetch, "--no-prune", "--", url, "refs/tags/*:refs/tags/*"], url)
+    _talk([*fetch, "--prune", "--", url, "+refs/heads/*:refs/heads/*"], url)
 
 
 def _talk(arguments: Sequence[str], url: str) -> None:

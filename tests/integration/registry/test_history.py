@@ -407,6 +407,17 @@ def test_a_tag_that_was_moved_at_the_origin(team: Team, tmp_path: Path) -> None:
     assert mirror(str(team.root), tmp_path / "cache", refresh=False).resolve("support@v1.0.0") == old
 
 
+def test_a_tag_that_was_removed_at_the_origin_and_made_again(team: Team, tmp_path: Path) -> None:
+    team.repository.create_tag("a@v1.0.0", write(team, "1"), "one")
+    mirror(str(team.root), tmp_path / "cache")
+    git(team.root, "tag", "--delete", "a@v1.0.0")
+    assert [tag.name for tag in mirror(str(team.root), tmp_path / "cache").tags()] == ["a@v1.0.0"]
+    team.repository.create_tag("a@v1.0.0", write(team, "2"), "two")
+    with pytest.raises(ConflictError) as caught:
+        mirror(str(team.root), tmp_path / "cache")
+    assert caught.value.what == "moved at the origin: a@v1.0.0"
+
+
 @pytest.mark.parametrize("url", ["https://user:secret@127.0.0.1:9/team.git", "--upload-pack=touch evil", "/nowhere"])
 def test_an_origin_that_does_not_answer(url: str, tmp_path: Path) -> None:
     with pytest.raises(TransportError) as caught:
