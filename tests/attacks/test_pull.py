@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import pytest
 
 from registry import transfer
 from registry.digest import digest_bytes
-from registry.errors import DigestMismatchError, Error, InvalidError, NotFoundError, TransportError
+from registry.errors import ConflictError, DigestMismatchError, Error, InvalidError, NotFoundError, TransportError
 from registry.pull import fetch
 from registry.store import Store
+from registry.target import folder_beside, holds, show
 from tests.simulator import Simulator, make_artifact, make_record, md5
 
 if TYPE_CHECKING:
@@ -314,3 +316,18 @@ def test_what_was_pulled_before_is_not_touched_by_a_pull_that_fails(scene: Scene
     evil = Simulator(objects=dict(scene.remote.objects), endless=set(scene.oids.values()))
     assert scene.pull(evil).kept
     assert {path: path.read_bytes() for path in scene.target.rglob("*") if path.is_file()} == before
+
+
+def test_files_that_were_put_there_during_a_pull_are_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    make_artifact(target, seed=1)
+    record = make_record(make_artifact(tmp_path / "built"))
+    assert not holds(record, target, force=True)
+    with folder_beside(target) as folder:
+        shutil.rmtree(target)
+        target.mkdir()
+        (target / "notes.txt").write_text("mine")
+        with pytest.raises(ConflictError) as caught:
+            show(record, folder, target, force=True)
+    assert caught.value.what == "the folder holds other files"
+    assert (target / "notes.txt").read_text() == "mine"
