@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry.artifact import LISTING
+from registry.canonical import MAX_BYTES
 from registry.digest import digest_bytes
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
 from registry.listing import most_bytes, read_listing
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["take_tensor_tables"]
 
-_MAX_BYTES = 64 << 20
 _NOT_HERE = (NotFoundError, InvalidError, DigestMismatchError)
 
 
@@ -59,7 +59,7 @@ def _found(sighting: Sighting, repository: Repository, store: Store, cache: DvcC
     record = sighting.record
     folder = repository.root / artifact_folder(record.variant, record.stage)
     for path in (folder / LISTING, store.path(record.artifact.listing)):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size <= MAX_BYTES:
             yield path.read_bytes()
     if cache is not None:
         yield from _from_cache(sighting, record, repository, cache)
@@ -73,6 +73,6 @@ def _from_cache(sighting: Sighting, record: Record, repository: Repository, cach
         with cache.open(oid, 0) as stream:
             entries = read_listing(stream.read(most_bytes(record) + 1), oid, record, origin=cache.name)
         with cache.open(entries[LISTING], 0) as stream:
-            yield stream.read(_MAX_BYTES)
+            yield stream.read(MAX_BYTES)
     except (*_NOT_HERE, FileNotFoundError):
         return  # the lock names other content by now, or the cache lacks it

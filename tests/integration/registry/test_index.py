@@ -129,6 +129,13 @@ def test_tensor_tables_come_from_dvcs_cache_and_from_the_store_too(team: Team, t
         assert take_tensor_tables(index, team.repository, store) == 1
 
 
+def test_a_tensor_table_that_is_larger_than_one_can_be_is_not_read(team: Team, tmp_path: Path) -> None:
+    team.build("support:tone", {"a": b"1"})
+    os.truncate(team.root / artifact_folder("support", "tone") / "artifact.json", 1 << 40)
+    with Index.open(team.repository) as index:
+        assert take_tensor_tables(index, team.repository, Store(tmp_path / "store")) == 1  # from DVC's cache
+
+
 def test_a_tensor_table_that_is_not_the_records(team: Team) -> None:
     record = team.build("support:tone", {"a": b"1"})
     with Index.open(team.repository) as index, pytest.raises(DigestMismatchError) as caught:
