@@ -26,16 +26,16 @@ __all__ = [
 BASE = "base"
 """What a stage calls the manifest's own base."""
 
-_NAME = "[a-z][a-z0-9-]*"
+_NAME = "[a-z](?:[a-z0-9-]*[a-z0-9])?"
 _NAME_WORDS = "a name"
-_NAME_MEND = "rename it: small letters, digits and hyphens, a letter first"
+_NAME_MEND = "rename it: small letters, digits and hyphens, a letter first, no hyphen last"
 _LABEL = "[a-z][a-z0-9_-]*"
 _VERSION = r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?"
 # One segment of a path: not `.`, `..` nor a folder of git, DVC or Varietal, and nothing that DVC would expand.
 _SEGMENT = r"(?!\.{1,2}(?:/|$))(?!\.(?:git|dvc|varietal)(?:/|$))[^/\\$\x00-\x1f\x7f]+"
 
 Name: TypeAlias = Annotated[str, Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64)]
-VARIANT_NAME = Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("bases",))
+VARIANT_NAME = Text(pattern=_NAME, expected=_NAME_WORDS, mend=_NAME_MEND, max_length=64, reserved=("bases", "sha256"))
 """A variant's name, for its folder."""
 VariantName: TypeAlias = Annotated[str, VARIANT_NAME]
 ArtifactName: TypeAlias = Annotated[

@@ -13,7 +13,7 @@ from registry.errors import DigestMismatchError, Error, NotFoundError
 from registry.history import Repository
 from registry.lock import Lock
 from registry.pull import Candidate, materialise
-from registry.record import artifact_folder, lock_file
+from registry.record import Record, artifact_folder, lock_file
 from registry.refs import Version
 from registry.remote import DvcCache, DvcRemote
 from registry.resolve import resolve
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from builder.graph import Node
     from registry.action import Action
     from registry.index import Index, Sighting
-    from registry.record import Record
     from registry.remote import Source
     from registry.store import Store
 
@@ -56,7 +55,7 @@ def find_reusable(
     if isinstance(node.settings, PinnedRef):
         candidates = [_pinned(root, node.settings)]
     else:
-        candidates = [*_candidates(root, index.by_action(action.digest))]
+        candidates = [*_candidates(root, action, index.by_action(action.digest))]
     found = materialise(candidates, target, sources=_sources(root), store=store, say=say) if candidates else None
     if found is not None:
         say(f"{node.address}: {found.ref} is this very artifact; nothing is computed")
@@ -83,23 +82,41 @@ def _pinned(root: Path, pin: PinnedRef) -> Candidate:
     )
 
 
-def _candidates(root: Path, sightings: tuple[Sighting, ...]) -> Iterator[Candidate]:
+def _candidates(root: Path, action: Action, sightings: tuple[Sighting, ...]) -> Iterator[Candidate]:
+    """Records of the work tree, and of commits that it came from, read again where they lie.
+
+    A branch that was fetched and never merged may claim anything, and the index is only a cache: neither is believed.
+    """
     repository = Repository(root)
     for sighting in sightings:
-        record = sighting.record
-        folder = artifact_folder(record.variant, record.stage)
-        oid = _listing_oid(repository, sighting.commit, record)
-        yield Candidate(record=record, folder=root / folder, listing_oid=oid)
+        if sighting.commit and not repository.is_ancestor(sighting.commit, "HEAD"):
+            continue
+        record = _read_again(repository, sighting)
+        if record is not None and record.action.digest == action.digest:
+            folder = artifact_folder(record.variant, record.stage)
+            oid = _listing_oid(repository, sighting.commit, record)
+            yield Candidate(record=record, folder=root / folder, listing_oid=oid)
+
+
+def _read_again(repository: Repository, sighting: Sighting) -> Record | None:
+    try:
+        return Record.from_bytes(_read(repository, sighting.commit, sighting.path), where=sighting.path)
+    except (Error, OSError):
+        return None
 
 
 def _listing_oid(repository: Repository, commit: str, record: Record) -> str:
     """Object id of the artifact's listing, by the lock that stood beside the record; empty where there is none."""
     path = str(lock_file(record.variant))
     try:
-        data = repository.read(commit, path) if commit else (repository.root / path).read_bytes()
-        return Lock.parse(data, where=path).output(str(artifact_folder(record.variant, record.stage))).md5
-    except (Error, FileNotFoundError):
+        lock = Lock.parse(_read(repository, commit, path), where=path)
+        return lock.output(str(artifact_folder(record.variant, record.stage))).md5
+    except (Error, OSError):
         return ""
+
+
+def _read(repository: Repository, commit: str, path: str) -> bytes:
+    return repository.read(commit, path) if commit else (repository.root / path).read_bytes()
 
 
 def _sources(root: Path) -> tuple[Source, ...]:

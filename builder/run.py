@@ -20,7 +20,6 @@ from builder.compiled import is_written
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
 from builder.load import load
-from builder.pedigree import ancestors
 from builder.pipeline import pipeline_file, pipelines
 from builder.reuse import find_reusable
 from builder.rows import check_rows
@@ -31,6 +30,7 @@ from registry.action import Action, ActionInput
 from registry.artifact import Artifact
 from registry.digest import digest_file
 from registry.errors import InvalidError, MachineError, NotFoundError, RefusedError
+from registry.lineage import ancestors_of_model
 from registry.record import ArtifactSummary, Record, RecordInput, artifact_folder, artifact_record, manifest_file
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _verified(root: Path, edge: Edge, index: Index) -> Input:
         format="",
         settings=edge.settings,
         source=str(edge.source),
-        ancestors=ancestors(index, artifact.digest) if edge.role == "from" else frozenset(),
+        ancestors=ancestors_of_model(index, artifact.digest) if edge.role == "from" else frozenset(),
     )
 
 

@@ -115,7 +115,7 @@ def test_linked_manifests_are_refused(root: Path) -> None:
 def test_a_variant_has_a_plain_name(root: Path) -> None:
     write(root, "bases", GOOD)
     write(root, "My Model", GOOD)
-    rename = "rename it: small letters, digits and hyphens, a letter first"
+    rename = "rename it: small letters, digits and hyphens, a letter first, no hyphen last"
     assert faults(root) == [
         f"My Model/model.yaml: expected a name, got text 'My Model' / {rename}",
         "bases/model.yaml: 'bases' is reserved / choose another name",

@@ -206,6 +206,9 @@ def test_a_stage_that_cannot_be_is_refused(table: str, expected: str) -> None:
     assert stage_faults(table) == [expected]
 
 
+PLAIN = "rename it: small letters, digits and hyphens, a letter first, no hyphen last"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -213,11 +216,11 @@ def test_a_stage_that_cannot_be_is_refused(table: str, expected: str) -> None:
         ("records", "'records' is reserved / choose another name"),
         (
             "Tone",
-            "expected a name, got text 'Tone' / rename it: small letters, digits and hyphens, a letter first",
+            f"expected a name, got text 'Tone' / {PLAIN}",
         ),
         (
             "a.b",
-            "expected a name, got text 'a.b' / rename it: small letters, digits and hyphens, a letter first",
+            f"expected a name, got text 'a.b' / {PLAIN}",
         ),
     ],
 )
