@@ -35,7 +35,7 @@ __all__ = [
     "parse_tag",
 ]
 
-_NAME = r"[a-z](?:[a-z0-9-]*[a-z0-9])?"
+_NAME = r"[a-z](?:[a-z0-9-]{0,62}[a-z0-9])?"  # at most 64, as in a manifest
 _NUMBER = r"(?:0|[1-9][0-9]{0,17})"  # Python refuses to read numbers of thousands of digits
 _PRE_RELEASE_PART = rf"(?:{_NUMBER}|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
 _VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRE_RELEASE_PART}(?:\.{_PRE_RELEASE_PART})*)?"
@@ -111,7 +111,7 @@ class Stage:
             InvalidError: A part breaks the grammar.
         """
         check_variant(self.variant)
-        _check(self.stage, _NAME, "stage name", "lower-case letters, digits and dashes, a letter first")
+        _check(self.stage, _NAME, "stage name", "at most 64 lower-case letters, digits and dashes, a letter first")
         if self.revision:
             _check(self.revision, _REVISION, "git revision", "a branch, a tag or a commit")
 
@@ -212,7 +212,7 @@ def check_variant(text: str) -> str:
     """
     if text == _RESERVED:
         raise InvalidError(f"{text!r} is not a variant", where="ref", mend="it starts a digest; take another name")
-    return _check(text, _NAME, "variant", "lower-case letters, digits and dashes, a letter first")
+    return _check(text, _NAME, "variant", "at most 64 lower-case letters, digits and dashes, a letter first")
 
 
 def is_variant(text: str) -> bool:
@@ -226,7 +226,7 @@ def check_channel(text: str) -> str:
     Raises:
         InvalidError: It breaks the grammar.
     """
-    return _check(text, _NAME, "channel", "lower-case letters, digits and dashes, a letter first")
+    return _check(text, _NAME, "channel", "at most 64 lower-case letters, digits and dashes, a letter first")
 
 
 def check_version(text: str) -> str:

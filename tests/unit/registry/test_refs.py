@@ -64,6 +64,9 @@ def test_a_ref_is_read_and_printed(text: str, ref: Ref) -> None:
         "sha256:final",
         "support:final\n",
         "../x:final",
+        f"{'a' * 65}:final",
+        f"support:{'a' * 65}",
+        f"support#{'a' * 65}",
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
@@ -95,6 +98,7 @@ def test_a_tag_is_read_and_printed(name: str, tag: TagName) -> None:
     [
         *("v1.2.0", "support", "support#prod", "support#prod#0", "a/b@v1.0.0", "sha256@v1.0.0"),
         *(f"support#prod#{'9' * 5000}", f"support@v{'9' * 5000}.0.0", f"support@v1.0.0-{'9' * 5000}"),
+        *(f"{'a' * 65}@v1.0.0", f"support#{'a' * 65}#1"),
     ],
 )
 def test_a_tag_of_others_is_none_of_ours(name: str) -> None:
@@ -123,3 +127,14 @@ def test_names() -> None:
     with pytest.raises(InvalidError) as caught:
         check_channel("pr od")
     assert caught.value.what == "'pr od' is not a channel"
+
+
+def test_a_name_has_at_most_64_letters() -> None:
+    assert check_channel("a" * 64) == "a" * 64
+    with pytest.raises(InvalidError) as caught:
+        check_variant("a" * 65)
+    assert str(caught.value) == (
+        f"'{'a' * 65}' is not a variant\n"
+        "  where: ref\n"
+        "  mend: write at most 64 lower-case letters, digits and dashes, a letter first"
+    )
