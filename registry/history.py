@@ -204,7 +204,7 @@ class Repository:
         assert stream is not None  # noqa: S101 - asked for with PIPE
         for _ in range(count):
             head = stream.readline().split()
-            if head[-1:] in ([b"missing"], [b"ambiguous"]):
+            if head[-1:] in ([b"missing"], [b"ambiguous"], [b"submodule"]):
                 yield None
                 continue
             size_bytes = int(head[2]) if len(head) == 3 else -1  # noqa: PLR2004 - id, type, size

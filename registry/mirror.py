@@ -26,8 +26,8 @@ _DENIED = re.compile(r"authentication failed|permission denied|could not read us
 def mirror(url: str, cache: Path, *, refresh: bool = True) -> Repository:
     """A bare copy of a repository in a cache folder, brought up to date.
 
-    Branches follow the origin. A tag that the origin has moved is refused, and one that it removed stays: releases do
-    not move.
+    Branches follow the origin, and so does which of them is the main one. A tag that the origin has moved is refused,
+    and one that it removed stays: releases do not move.
 
     Args:
         url: Anything that ``git clone`` takes.
@@ -66,7 +66,10 @@ def remote_settings(repository: Repository) -> Iterator[Path]:
 
 
 def _clone(url: str, folder: Path) -> None:
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix="clone-"))
+    work = folder.with_suffix(".clone")
+    if work.exists():  # of a clone that was killed: the lock is ours
+        shutil.rmtree(work)
+    work.mkdir(mode=0o700)
     try:
         _talk(["clone", "--quiet", "--bare", "--template=", "--", url, str(work)], url)
         work.rename(folder)
@@ -75,18 +78,21 @@ def _clone(url: str, folder: Path) -> None:
 
 
 def _fetch(url: str, folder: Path) -> None:
+    head = _talk(["ls-remote", "--quiet", "--symref", "--", url, "HEAD"], url)
     fetch = [f"--git-dir={folder}", "fetch", "--no-progress", "--no-auto-gc", "--no-tags"]
     # Tags are kept when the origin drops them: else one that is removed and made again would have moved unseen.
     _talk([*fetch, "--no-prune", "--", url, "refs/tags/*:refs/tags/*"], url)
     _talk([*fetch, "--prune", "--", url, "+refs/heads/*:refs/heads/*"], url)
+    if main := re.match(rb"ref: (refs/heads/\S+)\tHEAD\n", head):  # none where the origin has no branch checked out
+        _talk([f"--git-dir={folder}", "symbolic-ref", "HEAD", main[1].decode(errors="surrogateescape")], url)
 
 
-def _talk(arguments: Sequence[str], url: str) -> None:
-    """Run a git command that talks to an origin, and narrow what can go wrong."""
+def _talk(arguments: Sequence[str], url: str) -> bytes:
+    """Run a git command that talks to an origin; what it printed, or what can go wrong, narrowed."""
     where = without_secrets(url)
     done = run_git(arguments, where=where, timeout_s=_TIMEOUT_S)
     if done.returncode == 0:
-        return
+        return done.stdout
     text = done.stderr.decode(errors="replace")
     if "would clobber existing tag" in text:
         moved = sorted(set(re.findall(r"\[rejected\]\s+(\S+)", text)))

@@ -197,6 +197,16 @@ def test_many_blobs_in_one_go(team: Team) -> None:
     assert caught.value.what == "'a\\nb' has a line break in it"
 
 
+@pytest.mark.parametrize("answer", ["missing", "submodule", "ambiguous"])
+def test_what_git_has_no_bytes_of(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\nprintf '%s {answer}\\n%s blob 1\\na\\n' {'1' * 40} {'2' * 40}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    assert list(team.repository.read_blobs(["1" * 40, "2" * 40])) == [None, b"a"]
+
+
 def test_a_blob_that_is_too_large_is_passed_over(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = [write(team, text) for text in ("a", "b" * 101, "c" * 100)]
     monkeypatch.setattr(history, "MAX_BYTES", 100)
@@ -390,6 +400,24 @@ def test_a_copy_is_made_once_and_follows(team: Team, tmp_path: Path) -> None:
     assert (again.root, again.head()) == (first.root, commit)
     assert [tag.name for tag in again.tags()] == ["support@v1.0.0"]
     assert again.read("main", "models/a/records/x.json") == b"1"
+
+
+def test_a_main_branch_that_was_renamed_at_the_origin(team: Team, tmp_path: Path) -> None:
+    mirror(str(team.root), tmp_path / "cache")
+    git(team.root, "branch", "--move", "main", "trunk")
+    commit = write(team, "1")
+    again = mirror(str(team.root), tmp_path / "cache")
+    assert (again.branch(), again.head()) == ("trunk", commit)
+    git(team.root, "checkout", "--quiet", "--detach")
+    again = mirror(str(team.root), tmp_path / "cache")
+    assert (again.branch(), again.head()) == ("trunk", commit)
+
+
+def test_what_a_killed_clone_left_is_removed(team: Team, tmp_path: Path) -> None:
+    root = mirror(str(team.root), tmp_path / "cache").root
+    root.rename(root.with_suffix(".clone"))
+    assert mirror(str(team.root), tmp_path / "cache").head() == team.repository.head()
+    assert sorted(path.suffix for path in root.parent.iterdir()) == [".git", ".lock"]
 
 
 def test_a_tag_that_was_moved_at_the_origin(team: Team, tmp_path: Path) -> None:
