@@ -136,15 +136,17 @@ class Store:
         except FileNotFoundError as error:
             raise NotFoundError(f"{digest} is not in the store", where=str(self.folder), mend="pull again") from error
         if got != digest:
-            source.unlink(missing_ok=True)
-            raise DigestMismatchError(
-                f"an object of the store has {got}, its name says {digest}",
-                where=str(source),
-                mend="it was removed and can be fetched again; check the disk, and who writes to pulled files",
-            )
+            raise self._drop(digest, got)
         with disk_errors(target, source.stat().st_size):
             target.parent.mkdir(parents=True, exist_ok=True)
-        return link(source, target)
+        how = link(source, target)
+        if how == "copy":  # read once more, so what was hashed is not what was written
+            with disk_errors(target):
+                got = digest_file(target)
+                if got != digest:
+                    target.unlink()
+                    raise self._drop(digest, got)
+        return how
 
     def check_space(self, needed_bytes: int) -> None:
         """Refuse before anything is moved if the disk cannot take it.
@@ -157,6 +159,16 @@ class Store:
             free_bytes = shutil.disk_usage(self.folder).free
         if free_bytes < needed_bytes:
             raise _disk_full(self.folder, needed_bytes - free_bytes)
+
+    def _drop(self, digest: Digest, got: Digest) -> DigestMismatchError:
+        """Remove an object whose bytes have changed; the error for that."""
+        source = self.path(digest)
+        source.unlink(missing_ok=True)
+        return DigestMismatchError(
+            f"an object of the store has {got}, its name says {digest}",
+            where=str(source),
+            mend="it was removed and can be fetched again; check the disk, and who writes to pulled files",
+        )
 
     def _partial(self, digest: Digest) -> Path:
         return self.folder / "partial" / digest.hex
@@ -301,7 +313,8 @@ def _made(source: Path, target: Path) -> Iterator[tuple[int, int]]:
 def _locked(path: Path) -> Iterator[_Partial]:
     """Open a partial file and hold its lock; a file that was renamed or removed in the meantime is opened anew."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(path, descriptor):
@@ -313,7 +326,7 @@ def _locked(path: Path) -> Iterator[_Partial]:
 
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 

@@ -187,6 +187,37 @@ def test_link_out_of_what_is_not_there(store: Store, tmp_path: Path) -> None:
     assert str(caught.value) == f"{DIGEST} is not in the store\n  where: {store.folder}\n  mend: pull again"
 
 
+def test_link_out_hashes_what_a_copy_wrote(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(WANTED, serve(DATA), origin="here")
+    path = store.path(DIGEST)
+
+    def change(*_: object) -> None:
+        """What lies there when it is copied is no longer what was hashed."""
+        path.chmod(0o644)
+        path.write_bytes(b"\xff" + DATA[1:])
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", change)
+    monkeypatch.setattr(store_module.fcntl, "ioctl", _refuse(errno.EXDEV))
+    with pytest.raises(DigestMismatchError) as caught:
+        store.link_out(DIGEST, tmp_path / "out")
+    assert caught.value.what == f"an object of the store has {FLIPPED_DIGEST}, its name says {DIGEST}"
+    assert not (tmp_path / "out").exists()
+    assert not store.has(DIGEST)
+
+
+def test_a_partial_file_that_leads_elsewhere_is_not_written_to(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"kept")
+    partial = store.folder / "partial" / DIGEST.hex
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to(tmp_path / "victim")
+    with pytest.raises(MachineError) as caught:
+        store.put(WANTED, serve(DATA), origin="here")
+    assert caught.value.what == "cannot read or write: Too many levels of symbolic links"
+    assert caught.value.where == str(partial)
+    assert (tmp_path / "victim").read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize("kinds", [("hardlink", "reflink"), ("copy",)])
 def test_link_falls_back(kinds: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
