@@ -16,9 +16,7 @@ __all__ = [
     "Change",
     "Commit",
     "Tag",
-    "TreeEntry",
     "read_commit",
-    "read_entry",
     "read_raw_log",
     "read_tag",
 ]
@@ -50,14 +48,6 @@ class Tag:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TreeEntry:
-    """A file at a commit: path from the root, and its blob."""
-
-    path: str
-    blob: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """A file as one commit left it: commit, path from the root, blob."""
 
@@ -79,12 +69,6 @@ def read_commit(line: str) -> Commit:
     """A line of `git log`: id, seconds and subject, a NUL between them."""
     commit, seconds, subject = line.split("\0", 2)
     return Commit(id=commit, committed=_moment(seconds), subject=subject)
-
-
-def read_entry(line: bytes) -> TreeEntry:
-    """An entry of `git ls-tree`."""
-    facts, _, path = line.partition(b"\t")
-    return TreeEntry(path=os.fsdecode(path), blob=facts.split()[2].decode())
 
 
 def read_tag(fields: list[str]) -> Tag:

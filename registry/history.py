@@ -21,9 +21,7 @@ from registry.git_output import (
     Change,
     Commit,
     Tag,
-    TreeEntry,
     read_commit,
-    read_entry,
     read_raw_log,
     read_tag,
 )
@@ -31,7 +29,7 @@ from registry.git_output import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Change", "Commit", "Repository", "Tag", "TreeEntry", "find_root", "last_line", "run_git", "without_secrets"]
+__all__ = ["Change", "Commit", "Repository", "Tag", "find_root", "last_line", "run_git", "without_secrets"]
 
 _TIMEOUT_S = 120.0
 _BLOCK_BYTES = 1 << 20
@@ -216,15 +214,6 @@ class Repository:
             if not data.endswith(b"\n"):
                 raise self._unreadable("git cat-file stopped in the middle")
             yield data[:-1] if head[1] == b"blob" else None
-
-    def files(self, revision: str, folder: str) -> tuple[TreeEntry, ...]:
-        """Files under a folder at a revision, sorted by path; empty where there is no such folder.
-
-        Raises:
-            NotFoundError: There is no such revision.
-        """
-        out = self._run("ls-tree", "-r", "-z", "--full-tree", self.resolve(revision), "--", f"{PurePosixPath(folder)}/")
-        return tuple(sorted((read_entry(line) for line in out.split(b"\0") if line), key=lambda entry: entry.path))
 
     def tips(self) -> tuple[str, ...]:
         """Object ids of every branch, tag and other ref, and of HEAD; sorted."""

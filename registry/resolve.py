@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.errors import ConflictError, DigestMismatchError, Error, InvalidError, NotFoundError
+from registry.errors import ConflictError, DigestMismatchError, Error, NotFoundError
 from registry.published import Published
-from registry.record import Record, git_record
+from registry.record import git_record
 from registry.refs import ByDigest, Channel, Ref, Stage, Version
 from registry.verify import Found, Place, prove
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.index import Index
     from registry.published import Release
 
-__all__ = ["Found", "records_at", "resolve"]
+__all__ = ["Found", "resolve"]
 
 
 def resolve(repository: Repository, ref: Ref) -> Found:
@@ -37,29 +37,6 @@ def resolve(repository: Repository, ref: Ref) -> Found:
             return prove(repository, _stage_place(repository, ref))
         case ByDigest():
             return _by_digest(repository, ref)
-
-
-def records_at(repository: Repository, variant: str, commit: str) -> dict[str, Record]:
-    """Records of a variant as git has them at a commit, by stage; nothing is proven on them.
-
-    Raises:
-        NotFoundError: There is no such commit.
-        InvalidError: A record breaks its schema, or lies under the name of another stage.
-    """
-    folder = git_record(variant, "any").parent
-    entries = [one for one in repository.files(commit, str(folder)) if one.path.endswith(".json")]
-    blobs = repository.read_blobs(entry.blob for entry in entries)
-    records: dict[str, Record] = {}
-    for entry, data in zip(entries, blobs, strict=True):
-        record = Record.from_bytes(data or b"", where=f"{entry.path} at {commit[:12]}")
-        if str(git_record(record.variant, record.stage)) != entry.path:
-            raise InvalidError(
-                f"the record is that of {record.ref}",
-                where=f"{entry.path} at {commit[:12]}",
-                mend="it was copied by hand; remove it and run `dvc repro`",
-            )
-        records[record.stage] = record
-    return records
 
 
 def _published(repository: Repository, variant: str) -> Published:

@@ -168,11 +168,8 @@ def test_a_subject_with_what_ends_a_line_in_unicode(team: Team) -> None:
     assert [commit.subject for commit in team.repository.log(["models"])] == ["Write one\u2028two\x1cthree"]
 
 
-def test_files_at_a_commit(team: Team) -> None:
+def test_a_file_at_a_commit(team: Team) -> None:
     write(team, "1", "models/a/records/a b é.json")
-    write(team, "2", "models/ab/records/x.json")
-    assert [entry.path for entry in team.repository.files("HEAD", "models/a")] == ["models/a/records/a b é.json"]
-    assert team.repository.files("HEAD", "nothing") == ()
     assert team.repository.read("HEAD", "models/a/records/a b é.json") == b"1"
 
 

@@ -15,7 +15,7 @@ from registry.published import Promise, Published, release_message
 from registry.record import git_record, lock_file
 from registry.refs import ByDigest, Channel, Stage, Version
 from registry.releases import promote
-from registry.resolve import records_at, resolve
+from registry.resolve import resolve
 from registry.verify import prove_folder
 from tests.repositories import Team, make_record
 
@@ -155,10 +155,6 @@ def test_a_record_that_was_copied_from_another_variant(team: Team, record: Recor
         "  where: models/copy/records/final.json\n"
         "  mend: run `dvc repro`, which copies the records"
     )
-    team.commit("Copy by hand")
-    with pytest.raises(InvalidError) as caught:
-        records_at(team.repository, "copy", team.repository.head())
-    assert caught.value.what == "the record is that of support:final"
 
 
 def test_a_lock_that_is_not_there_or_says_a_file(team: Team, record: Record) -> None:
@@ -194,11 +190,6 @@ def test_a_tag_that_promises_another_record_of_the_artifact(team: Team, record: 
     with pytest.raises(DigestMismatchError) as caught:
         resolve(team.repository, Version("support", "v1.0.1"))
     assert caught.value.what == f"the tag promises {record.digest}, its commit has {again.digest}"
-
-
-def test_records_at_a_commit(team: Team, record: Record) -> None:
-    assert records_at(team.repository, "support", team.repository.head()) == {"final": record}
-    assert records_at(team.repository, "other", team.repository.head()) == {}
 
 
 # Steps 7 to 9
