@@ -1,24 +1,52 @@
-"""The SQLite file beneath the index: its tables, how it is opened, and how a damaged one is thrown away."""
+"""The SQLite file beneath the index: its tables, how it is opened, and how a damaged one is thrown away.
+
+SQLite finds damage to its own structures only. So each record carries its digest and a seal over its columns, which are
+compared with what is there.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 import sqlite3
+import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from registry.canonical import MAX_BYTES
+from registry.digest import Digest, digest_bytes
 from registry.errors import MachineError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["calls_for_another", "make_again", "open_database", "unusable"]
+__all__ = [
+    "DamagedError",
+    "calls_for_another",
+    "check_seals",
+    "make_again",
+    "open_database",
+    "read_digest",
+    "read_tips",
+    "seal",
+    "unpack",
+    "unusable",
+]
 
-_LAYOUT = 1  # of the tables below; another number means: make the file again
+_DIGEST_BYTES = 32
+_OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_LAYOUT = 2  # of the tables below; another number means: make the file again
 _WAIT_S = 60.0
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _MOVED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY_DBMOVED})  # another process threw the file away
 _NO_FILE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
+
+_TEXTS = (
+    *(("files", "path"), ("tensors", "name"), ("blobs", "blob"), ("blobs", "problem"), ("commits", "commit_id")),
+    *(("commits", "path"), ("unreadable", "path"), ("work_tree", "path"), ("work_tree", "stamp"), ("state", "value")),
+    ("work_tree", "problem"),
+)
 
 _TABLES = f"""
 create table state (key text primary key, value text not null) without rowid;
@@ -31,6 +59,7 @@ create table records (
     artifact blob not null,
     weights blob,
     listing blob not null,
+    seal blob not null,
     body blob not null
 );
 create index records_by_action on records (action);
@@ -57,6 +86,71 @@ pragma user_version = {_LAYOUT};
 """
 
 
+class DamagedError(sqlite3.DatabaseError):
+    """The file is a database with our tables, but what is in them cannot be."""
+
+
+def seal(*columns: object) -> bytes:
+    """What the columns of a record, less its body, are checked by; equal for equal values of equal types."""
+    return bytes.fromhex(digest_bytes(repr(columns).encode()).hex)
+
+
+def check_seals(database: sqlite3.Connection) -> None:
+    """Compare every record's columns with their seal.
+
+    Raises:
+        DamagedError: They differ.
+    """
+    rows = database.execute("select digest, variant, stage, action, artifact, weights, listing, seal from records")
+    if any(seal(*columns) != sealed for *columns, sealed in rows):
+        raise DamagedError("the columns of a record have changed")
+
+
+def unpack(body: object, digest: object) -> bytes:
+    """The bytes of a record, of at most 64 MiB.
+
+    Args:
+        body: The column of that name: the bytes, compressed.
+        digest: The column of that name.
+
+    Raises:
+        DamagedError: They do not belong together.
+    """
+    try:
+        data = zlib.decompressobj().decompress(body, MAX_BYTES + 1) if isinstance(body, bytes) else b""
+    except zlib.error as error:
+        raise DamagedError("a record cannot be decompressed") from error
+    if digest_bytes(data) != read_digest(digest):
+        raise DamagedError("the bytes of a record have changed")
+    return data
+
+
+def read_digest(value: object) -> Digest:
+    """A digest as a column has it.
+
+    Raises:
+        DamagedError: It is none.
+    """
+    if not isinstance(value, bytes) or len(value) != _DIGEST_BYTES:
+        raise DamagedError("a digest is none")
+    return Digest(value.hex())
+
+
+def read_tips(text: str) -> list[str]:
+    """Object ids that the history was read up to, as the state has them; empty text for none.
+
+    Raises:
+        DamagedError: They are none.
+    """
+    try:
+        tips = json.loads(text or "[]")
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("the state is no JSON") from error
+    if not isinstance(tips, list) or not all(isinstance(tip, str) and _OBJECT.fullmatch(tip) for tip in tips):
+        raise DamagedError("the state names no objects of git")
+    return tips
+
+
 def open_database(path: Path | None) -> sqlite3.Connection:
     """A database with our tables in it; ``None``: in memory."""
     if path is None:
@@ -78,6 +172,7 @@ def _connect(name: str) -> sqlite3.Connection:
         sqlite3.DatabaseError: The file is no database, is damaged, or cannot be written.
     """
     database = sqlite3.connect(name, timeout=_WAIT_S, isolation_level=None)
+    database.text_factory = _read_text
     try:
         database.execute("pragma synchronous = normal")
         if _layout(database) != _LAYOUT:
@@ -91,6 +186,13 @@ def _connect(name: str) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _read_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError("a text is none") from error
 
 
 def _layout(database: sqlite3.Connection) -> int:
@@ -122,9 +224,33 @@ def make_again(path: Path) -> sqlite3.Connection:
 def _is_damaged(path: Path) -> bool:
     try:
         with closing(_connect(str(path))) as database:
-            return bool(database.execute("pragma quick_check").fetchone()[0] != "ok")
+            if database.execute("pragma quick_check").fetchone()[0] != "ok":
+                return True
+            _check_content(database)
     except sqlite3.DatabaseError as error:
-        return _code(error) in _DAMAGE
+        return isinstance(error, DamagedError) or _code(error) in _DAMAGE
+    return False
+
+
+def _check_content(database: sqlite3.Connection) -> None:
+    """Read everything that an answer is made of.
+
+    Raises:
+        DamagedError: Something in it cannot be.
+    """
+    check_seals(database)
+    for body, digest in database.execute("select body, digest from records"):
+        unpack(body, digest)
+    for table in ("inputs", "files", "tensors"):
+        for (digest,) in database.execute(f"select digest from {table}"):  # noqa: S608 - names of our own tables
+            read_digest(digest)
+    for table in ("files", "tensors"):
+        for (artifact,) in database.execute(f"select artifact from {table}"):  # noqa: S608 - as above
+            read_digest(artifact)
+    for table, column in _TEXTS:
+        database.execute(f"select {column} from {table}").fetchall()  # noqa: S608 - as above
+    for (value,) in database.execute("select value from state where key = 'tips'"):
+        read_tips(str(value))
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
@@ -134,6 +260,8 @@ def _code(error: sqlite3.DatabaseError) -> int:
 
 def calls_for_another(error: sqlite3.DatabaseError) -> bool:
     """Whether an error means that the file is damaged, no database, or gone, rather than in use or out of reach."""
+    if isinstance(error, DamagedError):
+        return True
     return _code(error) in _DAMAGE | _MOVED or getattr(error, "sqlite_errorcode", 0) in _MOVED
 
 

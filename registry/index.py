@@ -2,7 +2,8 @@
 
 Every record that git ever had is in it, with each commit that brought it, and every record in the work tree. A refresh
 reads what is new: commits that no refresh has seen, and files whose size, time or inode changed. An index that is
-damaged, or of another layout, is made again. Two processes may use it at once: SQLite's locks keep them apart.
+damaged, in its structure or in its records, or of another layout, is made again. Two processes may use it at once:
+SQLite's locks keep them apart.
 
 Tensor tables are not in git. They are taken up with :meth:`Index.add_listing`, once for each artifact.
 """
@@ -19,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from registry.artifact import Artifact
 from registry.canonical import MAX_BYTES
-from registry.database import calls_for_another, make_again, open_database, unusable
+from registry.database import (
+    calls_for_another,
+    check_seals,
+    make_again,
+    open_database,
+    read_digest,
+    read_tips,
+    seal,
+    unpack,
+    unusable,
+)
 from registry.digest import Digest, digest_bytes
 from registry.errors import DigestMismatchError, InvalidError
 from registry.record import Record
@@ -136,6 +147,7 @@ class Index:
         return self._guarded(self._refresh)
 
     def _refresh(self) -> Refreshed:
+        check_seals(self._database)
         tips, shallow = self._repository.tips(), self._repository.is_shallow()
         stamps = dict(self._stamps())
         before = self._count("records")
@@ -158,7 +170,7 @@ class Index:
     def _take_history(self, tips: Sequence[str], shallow: str) -> None:
         if self._state("tips") == json.dumps(tips) and self._state("shallow") == shallow:
             return
-        seen: list[str] = json.loads(self._state("tips") or "[]")
+        seen = read_tips(self._state("tips"))
         if self._state("shallow") != shallow or not self._repository.reaches(seen):
             self._database.execute("delete from commits")
             self._database.execute("delete from unreadable")
@@ -229,19 +241,15 @@ class Index:
     def _insert(self, record: Record, digest: bytes, data: bytes) -> int | None:
         summary = record.artifact
         artifact = _key(summary.digest)
+        weights = None if summary.weights_digest is None else _key(summary.weights_digest)
+        columns = (
+            *(digest, record.variant, record.stage, _key(record.action.digest)),
+            *(artifact, weights, _key(summary.listing)),
+        )
         cursor = self._database.execute(
-            "insert into records (digest, variant, stage, action, artifact, weights, listing, body)"
-            " values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                digest,
-                record.variant,
-                record.stage,
-                _key(record.action.digest),
-                artifact,
-                None if summary.weights_digest is None else _key(summary.weights_digest),
-                _key(summary.listing),
-                zlib.compress(data, 1),
-            ),
+            "insert into records (digest, variant, stage, action, artifact, weights, listing, seal, body)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*columns, seal(*columns), zlib.compress(data, 1)),
         )
         self._database.executemany(
             "insert or ignore into inputs values (?, ?)",
@@ -338,21 +346,21 @@ class Index:
         return self._guarded(lambda: tuple(sorted(self._seen(condition, values), key=lambda one: one.commit != "")))
 
     def _seen(self, condition: str, values: tuple[bytes, ...]) -> Iterator[Sighting]:
-        query = f"select id, body from records where {condition} order by id desc"  # noqa: S608 - only texts above
-        for record_id, body in self._rows(query, *values):
+        query = f"select id, body, digest from records where {condition} order by id desc"  # noqa: S608 - only texts above
+        for record_id, body, digest in self._rows(query, *values):
             places = [("", path) for (path,) in self._rows("select path from work_tree where record = ?", record_id)]
             places += self._rows("select commit_id, path from commits where record = ?", record_id)
             if places:
-                record = Record.from_bytes(zlib.decompress(body), where=places[0][1])
+                record = Record.from_bytes(unpack(body, digest), where=places[0][1])
                 yield from (Sighting(record=record, commit=commit, path=path) for commit, path in places)
 
     def _digests(self, query: str, *values: bytes) -> tuple[Digest, ...]:
-        return self._guarded(lambda: tuple(Digest(found.hex()) for (found,) in self._rows(query, *values)))
+        return self._guarded(lambda: tuple(read_digest(found) for (found,) in self._rows(query, *values)))
 
     def _holders(self, query: str, prefix: str) -> tuple[Holder, ...]:
         return self._guarded(
             lambda: tuple(
-                Holder(digest=Digest(digest.hex()), artifact=Digest(artifact.hex()), name=name)
+                Holder(digest=read_digest(digest), artifact=read_digest(artifact), name=name)
                 for digest, artifact, name in self._rows(query, *_range(prefix))
             )
         )

@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -270,6 +272,62 @@ def test_a_page_that_is_damaged_in_the_middle_is_found_when_it_is_asked_for(team
     with Index.open(team.repository) as index:
         for record in records:
             assert len(index.by_artifact(record.artifact.digest)) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update records set body = x'00'",
+        "update records set body = 7",
+        "update records set body = (select body from records order by id desc limit 1)",
+        "update records set artifact = zeroblob(32)",
+        "update records set artifact = 'text'",
+        "update records set weights = null",
+        "update records set variant = cast(x'ff' as text)",
+        "update state set value = '{' where key = 'tips'",
+        "update state set value = '[1]' where key = 'tips'",
+        "update state set value = x'ff' where key = 'tips'",
+        "update commits set path = cast(x'ff' as text)",
+        "update files set artifact = x'00' where path = 'model.safetensors'",
+    ],
+)
+def test_content_that_is_damaged_is_found_and_made_again(team: Team, damage: str) -> None:
+    first, second = (
+        team.build(f"support:{stage}", {"a": stage.encode()}, settings={"stage": stage}) for stage in ("tone", "final")
+    )
+    team.commit("Build")
+    Index.open(team.repository).close()
+    path = team.root / ".varietal" / "index.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute(damage)
+    database.close()
+    team.build("support:more", {"a": b"more"})
+    team.commit("Build more")
+    for _ in range(2):
+        with Index.open(team.repository) as index:
+            assert index.refresh().records == 3
+            for record in (first, second):
+                digest = record.artifact.digest
+                assert index.artifacts(digest.hex) == (digest,)
+                assert [sighting.record for sighting in index.by_artifact(digest)] == [record] * 3
+                assert len(index.by_action(record.action.digest)) == 3
+                model = next(one.digest for one in record.artifact.files if one.path == "model.safetensors")
+                assert [holder.artifact for holder in index.holders_of_file(model.hex)] == [digest]
+
+
+def test_a_record_that_would_fill_the_memory_is_not_decompressed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = team.build("support:tone", {"a": b"1"})
+    Index.open(team.repository).close()
+    with sqlite3.connect(team.root / ".varietal" / "index.sqlite") as database:
+        database.execute("update records set body = ?", (zlib.compress(bytes(1 << 24)),))
+    database.close()
+    monkeypatch.setattr("registry.database.MAX_BYTES", 1 << 20)
+    tracemalloc.start()
+    with Index.open(team.repository) as index:
+        assert len(index.by_artifact(record.artifact.digest)) == 2
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 1 << 23
 
 
 def test_an_index_of_another_layout_is_made_again(team: Team) -> None:
