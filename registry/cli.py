@@ -73,7 +73,10 @@ def _list(*, json: Json = False) -> None:
     variants = [
         path.parent.name for path in repository.root.glob("models/*/model.yaml") if is_variant(path.parent.name)
     ]
-    _print(report_variants(variants, _published(repository)), json=json)
+    published = _published(repository)
+    for problem in published.problems():
+        _say(_harmless(f"left out, {problem.where}: {problem.what}"))
+    _print(report_variants(variants, published), json=json)
 
 
 def _show(ref: RefText, *, json: Json = False) -> None:

@@ -1,6 +1,7 @@
 """What is published: releases and channels, read from the tags of a repository.
 
-The message of a tag is one line for people, an empty line, and JSON. Releases that GTO made are read too; their
+The message of a tag is one line for people, an empty line, and JSON. It is read when it is asked for, so a broken one
+hinders nobody who asks for another. Releases that GTO made are read too; their
 messages promise nothing, so they cannot be verified or pulled.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from registry.canonical import JSON, decode, pretty
 from registry.errors import ConflictError, InvalidError, NotFoundError
-from registry.refs import Channel, TagName, Version, parse_tag
+from registry.refs import Channel, TagName, Version, is_version, parse_tag
 from registry.table import Table
 
 if TYPE_CHECKING:
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from registry.git_output import Tag
     from registry.record import Record
 
-__all__ = ["Assignment", "Promise", "Published", "Release", "assignment_message", "release_message", "version_order"]
+__all__ = [
+    "Aim",
+    "Assignment",
+    "Promise",
+    "Published",
+    "Release",
+    "assignment_message",
+    "release_message",
+    "version_order",
+]
 
 _RELEASE = "varietal/release/1"
 _ASSIGNMENT = "varietal/assignment/1"
@@ -97,6 +107,19 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Aim:
+    """What an assignment says.
+
+    Attributes:
+        version: The version; empty where GTO unassigned the channel.
+        rollback: Whether it undid the assignment before it.
+    """
+
+    version: str
+    rollback: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
     """A channel was pointed at a version.
 
@@ -104,24 +127,53 @@ class Assignment:
         variant: The variant.
         channel: The channel.
         number: Counted from 1 over all channels of the variant.
-        version: The version; empty where GTO unassigned the channel.
+        released: The version on its commit, which is what one that GTO made means; empty where there is none, or where
+            GTO unassigned the channel.
         commit: Commit of the tag.
         created: When it was made.
-        rollback: Whether it undid the assignment before it.
+        message: Message of the tag.
+        withdrawn: Whether GTO unassigned the channel.
     """
 
     variant: str
     channel: str
     number: int
-    version: str
+    released: str
     commit: str
     created: datetime
-    rollback: bool
+    message: str
+    withdrawn: bool
 
     @property
     def ref(self) -> str:
         """``variant#channel#number``, the name of the tag."""
         return f"{self.variant}#{self.channel}#{self.number}"
+
+    def aim(self) -> Aim:
+        """What the tag's message says; where GTO made it, what its commit says.
+
+        Raises:
+            InvalidError: The message breaks its schema.
+        """
+        if self.withdrawn or f'"{_ASSIGNMENT}"' not in self.message:
+            return Aim(version=self.released, rollback=False)
+        table = _read_message(self.message, self.ref)
+        table.only(*_ASSIGNMENT_KEYS)
+        table.constant("schema", _ASSIGNMENT)
+        table.constant("variant", self.variant)
+        table.constant("channel", self.channel)
+        version = table.text("version")
+        if not is_version(version):
+            raise InvalidError(f"{version!r} is not a version", where=table.where, mend="promote again")
+        return Aim(version=version, rollback=table.raw("rollback") is True)
+
+    def problem(self) -> InvalidError | None:
+        """Why the tag's message cannot be read; ``None`` where it can."""
+        try:
+            self.aim()
+        except InvalidError as error:
+            return error
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,11 +192,7 @@ class Published:
 
     @classmethod
     def read(cls, tags: Iterable[Tag]) -> Published:
-        """Sort out a repository's tags, those not of ours left out.
-
-        Raises:
-            InvalidError: An assignment's message breaks its schema, or names no release.
-        """
+        """Sort out a repository's tags, those not of ours left out; no message is read yet."""
         named = [(name, tag) for tag in tags if tag.annotated and (name := parse_tag(tag.name)) is not None]
         releases: dict[str, list[Release]] = {}
         for name, tag in named:
@@ -192,16 +240,18 @@ class Published:
         Raises:
             NotFoundError: The channel points at nothing.
             ConflictError: The assignment lies on another commit than the release that it names.
+            InvalidError: The message of the assignment breaks its schema.
         """
         assignment = self.current(ref)
-        if assignment is None or not assignment.version:
+        version = assignment.aim().version if assignment is not None else ""
+        if assignment is None or not version:
             have = ", ".join(self.channels(ref.variant))
             raise NotFoundError(
                 f"{ref} points at nothing",
                 where="tags of the repository",
                 mend=f"{ref.variant} has the channels {have}" if have else "`git fetch --tags`, or `varietal promote`",
             )
-        found = self.release(Version(ref.variant, assignment.version))
+        found = self.release(Version(ref.variant, version))
         if found.commit != assignment.commit:
             raise ConflictError(
                 f"{assignment.ref} lies on another commit than {found.ref}",
@@ -217,8 +267,17 @@ class Published:
 
     def channels(self, variant: str) -> dict[str, str]:
         """Version by channel, of the channels that point at one."""
-        last = {one.channel: one.version for one in self.assignments.get(variant, ())}
-        return {channel: version for channel, version in sorted(last.items()) if version}
+        aims = {one.channel: one.aim() for one in self._last(variant) if one.problem() is None}
+        return {channel: aim.version for channel, aim in sorted(aims.items()) if aim.version}
+
+    def problems(self) -> tuple[InvalidError, ...]:
+        """Why it is not known what a channel points at, of those whose last assignment cannot be read."""
+        found = (one.problem() for variant in sorted(self.assignments) for one in self._last(variant))
+        return tuple(problem for problem in found if problem is not None)
+
+    def _last(self, variant: str) -> Iterable[Assignment]:
+        """The last assignment of each channel."""
+        return {one.channel: one for one in self.assignments.get(variant, ())}.values()
 
     def _not_withdrawn(self, found: Release) -> Release:
         if Version(found.variant, found.version) in self.withdrawn:
@@ -302,25 +361,14 @@ def _read_release(name: TagName, tag: Tag) -> Release:
 
 
 def _read_assignment(name: TagName, tag: Tag, releases: Sequence[Release]) -> Assignment:
-    version, is_rollback = ("", False) if name.withdrawn else _assigned(name, tag, releases)
+    released = "" if name.withdrawn else next((one.version for one in releases if one.commit == tag.target), "")
     return Assignment(
         variant=name.variant,
         channel=name.channel,
         number=name.number,
-        version=version,
+        released=released,
         commit=tag.target,
         created=tag.created,
-        rollback=is_rollback,
+        message=tag.message,
+        withdrawn=name.withdrawn,
     )
-
-
-def _assigned(name: TagName, tag: Tag, releases: Sequence[Release]) -> tuple[str, bool]:
-    """Version that an assignment names; one that GTO made names it by its commit alone."""
-    if f'"{_ASSIGNMENT}"' not in tag.message:
-        return next((one.version for one in releases if one.commit == tag.target), ""), False
-    table = _read_message(tag.message, str(name))
-    table.only(*_ASSIGNMENT_KEYS)
-    table.constant("schema", _ASSIGNMENT)
-    table.constant("variant", name.variant)
-    table.constant("channel", name.channel)
-    return table.text("version"), table.raw("rollback") is True

@@ -31,6 +31,7 @@ __all__ = [
     "check_variant",
     "check_version",
     "is_variant",
+    "is_version",
     "parse",
     "parse_tag",
 ]
@@ -218,6 +219,11 @@ def check_variant(text: str) -> str:
 def is_variant(text: str) -> bool:
     """Whether a variant can be called so."""
     return text != _RESERVED and re.fullmatch(_NAME, text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Whether a release can be called so."""
+    return re.fullmatch(_VERSION, text) is not None
 
 
 def check_channel(text: str) -> str:

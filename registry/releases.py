@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from registry.gate import Judgement
-    from registry.published import Assignment, Published, Release
+    from registry.published import Aim, Published, Release
     from registry.record import Record
 
 __all__ = ["NewTag", "Proposal", "disagreements", "promote", "release", "rollback"]
@@ -99,7 +99,7 @@ def release(proposal: Proposal, published: Published) -> NewTag:
 
 
 def promote(ref: Version, channel: str, published: Published) -> NewTag:
-    """The tag that points a channel at a release.
+    """The tag that points a channel at a release; an assignment that cannot be read is stepped over.
 
     Raises:
         NotFoundError: There is no such release, or it was withdrawn.
@@ -109,7 +109,7 @@ def promote(ref: Version, channel: str, published: Published) -> NewTag:
     found = published.release(ref)
     target = Channel(ref.variant, channel)
     now = published.current(target)
-    if now is not None and now.version == ref.version:
+    if now is not None and now.problem() is None and now.aim().version == ref.version:
         raise ConflictError(f"{target} points at {ref.version} already", where=now.ref, mend="nothing needs to be done")
     return _assign(found, target, published, rollback=False)
 
@@ -117,12 +117,15 @@ def promote(ref: Version, channel: str, published: Published) -> NewTag:
 def rollback(ref: Channel, published: Published) -> NewTag:
     """The tag that points a channel back at the release before; a second rollback goes one further back.
 
+    An assignment that cannot be read counts for nothing; where it is the last, what came before it is gone back to.
+
     Raises:
         NotFoundError: Nothing came before, or what did was withdrawn.
     """
-    versions = _undo_stack(one for one in published.assignments.get(ref.variant, ()) if one.channel == ref.channel)
-    now = published.current(ref)
-    earlier = [version for version in versions if now is None or version != now.version]
+    made = [one for one in published.assignments.get(ref.variant, ()) if one.channel == ref.channel]
+    aims = [one.aim() for one in made if one.problem() is None]
+    now = aims[-1].version if made and made[-1].problem() is None else ""
+    earlier = [version for version in _undo_stack(aims) if version != now]
     if not earlier:
         raise NotFoundError(
             f"{ref} pointed at nothing before",
@@ -143,10 +146,10 @@ def disagreements(records: Mapping[str, Record]) -> tuple[str, ...]:
     )
 
 
-def _undo_stack(assignments: Iterable[Assignment]) -> list[str]:
+def _undo_stack(aims: Iterable[Aim]) -> list[str]:
     """Versions that a channel would fall back through; a rollback takes one off, a version stands once in a row."""
     stack: list[str] = []
-    for one in assignments:
+    for one in aims:
         if one.rollback and one.version in stack:
             while stack[-1] != one.version:
                 stack.pop()

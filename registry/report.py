@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry.canonical import JSON, decode
+from registry.published import Aim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from registry.digest import Digest
     from registry.git_output import Commit
     from registry.index import Refreshed, Sighting
-    from registry.published import Published
+    from registry.published import Assignment, Published
     from registry.pull import PullReport
     from registry.record import Record
     from registry.releases import NewTag
@@ -128,19 +129,28 @@ def report_log(variant: str, published: Published, commits: Iterable[Commit], ch
         ]
     for one in published.assignments.get(variant, ()):
         if channel in ("", one.channel):
-            value: dict[str, JSON] = {
-                "event": "rollback" if one.rollback else "promote",
-                "commit": one.commit,
-                "version": one.version or None,
-                "channel": one.channel,
-                "number": one.number,
-            }
-            text = f"{value['event']!s:8} {one.commit[:12]}  {one.ref} -> {one.version or 'nothing'}"
+            value, text = _move(one)
             events.append((one.created, value, text))
     events.sort(key=lambda event: event[0])
     ordered = events[::-1]  # of equal times, what is listed later comes first
     rows: JSON = [{"time": time.isoformat(), **value} for time, value, _ in ordered]
     return Report(rows, [f"{time:%Y-%m-%d %H:%M}  {text}" for time, _, text in ordered])
+
+
+def _move(one: Assignment) -> tuple[dict[str, JSON], str]:
+    """An assignment, as JSON and as a line."""
+    problem = one.problem()
+    aim = Aim(version="", rollback=False) if problem else one.aim()
+    value: dict[str, JSON] = {
+        "event": "rollback" if aim.rollback else "promote",
+        "commit": one.commit,
+        "version": aim.version or None,
+        "channel": one.channel,
+        "number": one.number,
+        "problem": problem.what if problem else None,
+    }
+    target = f"unreadable: {problem.what}" if problem else aim.version or "nothing"
+    return value, f"{value['event']!s:8} {one.commit[:12]}  {one.ref} -> {target}"
 
 
 def report_matches(matches: Sequence[Match]) -> Report:

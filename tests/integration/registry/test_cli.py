@@ -91,6 +91,27 @@ def test_list(call: Callable[..., str], ask: Callable[..., JSON]) -> None:
     ]
 
 
+def test_one_bad_tag_is_named_and_hinders_nobody(
+    team: Team, call: Callable[..., str], ask: Callable[..., JSON], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("promote", "support@v1.0.0", "prod")
+    call("promote", "support@v1.0.0", "staging")
+    team.repository.create_tag("support#prod#3", "HEAD", 'x\n\n{"schema": "varietal/assignment/1"}\n')
+    assert ask("list")[-1]["channels"] == {"staging": "v1.0.0"}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    register(app)
+    app(["list"], standalone_mode=False)
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["draft    -", "support  v1.1.0  staging v1.0.0"]
+    assert printed.err.startswith("left out, tag support#prod#3: artifact_digest, channel, rollback, ")
+    first = ask("log", "support#prod")[0]
+    assert (first["version"], first["number"]) == (None, 3)
+    assert first["problem"].startswith("artifact_digest, channel, ")
+    assert "support#prod#3 -> unreadable: artifact_digest, " in call("log", "support#prod")
+    call("rollback", "support#prod")
+    assert ask("list")[-1]["channels"] == {"prod": "v1.0.0", "staging": "v1.0.0"}
+
+
 def test_a_folder_that_no_variant_can_be_called_is_not_listed(team: Team, ask: Callable[..., JSON]) -> None:
     odd = Path(os.fsdecode(os.fsencode(team.root / "models") + b"/\xff"))
     odd.mkdir()

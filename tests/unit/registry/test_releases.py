@@ -259,6 +259,47 @@ def test_an_assignment_that_lies_on_another_commit_than_its_release(tags: Tags) 
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"version": "v1.1.0"', '"version": "latest"', "'latest' is not a version"),
+        ('"version": "v1.1.0"', '"version": 1', "version: expected text, got a number"),
+        ('"rollback": false,', "", "rollback: expected a value, got nothing"),
+        ('"prod"', '"staging"', "channel: expected 'prod', got 'staging'"),
+    ],
+)
+def test_an_assignment_that_cannot_be_read_stops_only_who_asks_for_it(
+    tags: Tags, old: str, new: str, what: str
+) -> None:
+    prod = Channel("support", "prod")
+    tags.promote("v1.0.0")
+    tags.promote("v2.0.0", "staging")
+    good = promote(Version("support", "v1.1.0"), "prod", tags.published)
+    assert old in good.message
+    tags.add_named(good.name, good.commit, good.message.replace(old, new))
+    with pytest.raises(InvalidError) as caught:
+        tags.published.channel(prod)
+    assert caught.value.what == what
+    assert caught.value.where == "tag support#prod#3"
+    assert [problem.what for problem in tags.published.problems()] == [what]
+    assert tags.published.channel(Channel("support", "staging")).version == "v2.0.0"
+    assert tags.published.channels("support") == {"staging": "v2.0.0"}
+    assert tags.rollback() == "v1.0.0"
+    assert tags.promote("v1.1.0") == "support#prod#5"
+    assert tags.published.channel(prod).version == "v1.1.0"
+    assert tags.published.problems() == ()
+
+
+def test_a_promotion_steps_over_what_cannot_be_read(tags: Tags) -> None:
+    good = promote(Version("support", "v1.0.0"), "prod", tags.published)
+    tags.add_named(good.name, good.commit, good.message.replace("{", "{{"))
+    with pytest.raises(NotFoundError) as caught:
+        tags.rollback()
+    assert caught.value.what == "support#prod pointed at nothing before"
+    assert tags.promote("v1.0.0") == "support#prod#2"
+    assert tags.published.channels("support") == {"prod": "v1.0.0"}
+
+
 def test_tags_that_gto_made(tags: Tags) -> None:
     tags.add_named("support@v3.0.0", "commit of v3.0.0", "Registering artifact support")
     tags.add_named("support#prod#1", "commit of v3.0.0", "Assigning stage")
