@@ -22,6 +22,7 @@ from builder.manifest import (
     type_of,
 )
 from builder.shapes import nearest
+from builder.stages.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -34,21 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Draft", "check"]
 
 _Node: TypeAlias = "tuple[str, str]"  # a variant and its stage
-
-_FORMATS: Mapping[str, tuple[str, ...]] = {
-    "bits_per_byte": ("text",),
-    "loss": ("messages", "text"),
-    "preference_accuracy": ("preference",),
-    "preference_margin": ("preference",),
-    "reward_accuracy": ("preference",),
-    "reward_margin": ("preference",),
-    "kl": ("messages", "text"),
-    "top1_agreement": ("messages", "text"),
-}
-"""Row formats that each metric can be measured on."""
-
-_COMPARING = frozenset({"reward_accuracy", "reward_margin", "kl", "top1_agreement"})
-"""Metrics that are comparisons themselves: they need ``against``, and have no value of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,8 +247,8 @@ def _check_network(scope: _Scope, path: KeyPath, stage: PretrainStage) -> None:
 
 def _check_metric(scope: _Scope, path: KeyPath, stage: EvaluateStage, label: str) -> None:
     metric = stage.metrics[label]
-    found = _check_data(scope, path, metric.data, _FORMATS[metric.metric], metric.metric)
-    if metric.metric in _COMPARING and not stage.against:
+    found = _check_data(scope, path, metric.data, METRICS[metric.metric].formats, metric.metric)
+    if METRICS[metric.metric].of_two and not stage.against:
         scope.fault(path, f"{metric.metric} compares with `against`, which is missing", "add `against` to the stage")
     if found and found != "messages" and _is_written(scope, path, "turns"):
         scope.fault((*path, "turns"), f"rows of {found} have no turns to choose from", "take `turns` out")
@@ -307,7 +293,7 @@ def _check_bound(scope: _Scope, path: KeyPath, bound: Check) -> None:
     if not stage.against:
         mend = f"add `against` to {bound.stage!r}, or write `min` or `max`"
         scope.fault((*path, key), f"{bound.stage!r} compares with nothing", mend)
-    elif stage.metrics[bound.metric].metric in _COMPARING:
+    elif METRICS[stage.metrics[bound.metric].metric].of_two:
         scope.fault((*path, key), f"{bound.metric!r} is a comparison itself", "write `min` or `max`")
 
 

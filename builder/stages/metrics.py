@@ -102,7 +102,7 @@ METRICS: Mapping[str, Metric] = {
     "bits_per_byte": Metric(
         formats=("text",), of_one=lambda side: math.fsum(side.nats) / math.log(2) / side.sequences.size_bytes
     ),
-    "loss": Metric(formats=("text", "messages"), of_one=lambda side: math.fsum(side.nats) / side.sequences.tokens),
+    "loss": Metric(formats=("messages", "text"), of_one=lambda side: math.fsum(side.nats) / side.sequences.tokens),
     "preference_accuracy": Metric(
         formats=("preference",), of_one=lambda side: _mean([margin > 0 for margin in side.margins()])
     ),
@@ -112,9 +112,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "reward_margin": Metric(formats=("preference",), of_two=lambda both: _mean(_rewards(both))),
     "kl": Metric(
-        formats=("text", "messages"), of_two=lambda both: math.fsum(both.divergence) / both.subject.sequences.tokens
+        formats=("messages", "text"), of_two=lambda both: math.fsum(both.divergence) / both.subject.sequences.tokens
     ),
     "top1_agreement": Metric(
-        formats=("text", "messages"), of_two=lambda both: both.agreed / both.subject.sequences.tokens
+        formats=("messages", "text"), of_two=lambda both: both.agreed / both.subject.sequences.tokens
     ),
 }
