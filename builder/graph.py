@@ -20,6 +20,7 @@ from builder.manifest import (
     StageRef,
     effective,
 )
+from builder.names import BASE
 from registry.components import Selector
 from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from registry.canonical import JSON
 
 __all__ = ["Address", "DataFile", "Edge", "Node", "Source", "build_graph", "resolve"]
-
-BASE = "base"
-"""The word for the manifest's own base, and the name of its import stage where it is pinned."""
 
 ImportSource: TypeAlias = FolderBase | HubBase | FolderAdapter | HubAdapter | PinnedRef
 
