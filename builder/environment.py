@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from builder.runner import Runner
 
-__all__ = ["Device", "environment", "prepare"]
+__all__ = ["DEPENDS_ON", "Device", "environment", "prepare"]
+
+DEPENDS_ON = ("device", "versions", "micro-batch", "threads")
+"""What results of arithmetic depend on beyond inputs and settings, by its rounding."""
 
 _PACKAGES = (
     "accelerate",

@@ -14,7 +14,7 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
-from builder.environment import prepare
+from builder.environment import DEPENDS_ON, prepare
 from builder.rows import read_rows
 from builder.stage import Outcome
 from builder.stages.metrics import METRICS, Measured, Side
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from builder.stages.sequences import Sequences, Turns
     from registry.canonical import JSON
 
-__all__ = ["DEPENDS_ON", "REPORT", "evaluate"]
+__all__ = ["REPORT", "evaluate"]
 
 REPORT = "metrics.json"
-DEPENDS_ON = ("device", "versions", "micro-batch", "threads")
-"""What else the figures depend on, by the rounding of float32."""
-
 _SCHEMA = "varietal/metrics/1"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from builder.environment import DEPENDS_ON
 from builder.rows import read_rows
 from builder.stage import Outcome
 from builder.stages.tokens import join_texts
-from builder.stages.training import DEPENDS_ON, figures, make_job, remarks, start
+from builder.stages.training import figures, make_job, remarks, start
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from builder.environment import DEPENDS_ON
 from builder.rows import read_rows
 from builder.stage import Outcome
 from builder.stages.subject import open_subject
 from builder.stages.tokens import encode_messages, encode_pairs, encode_texts, pack
-from builder.stages.training import DEPENDS_ON, figures, make_job, remarks, start
+from builder.stages.training import figures, make_job, remarks, start
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from builder.settings import Training
     from builder.stage import Context
 
-__all__ = ["DEPENDS_ON", "figures", "make_job", "remarks", "start"]
-
-DEPENDS_ON = ("device", "versions", "micro-batch", "threads")
-"""What else the bytes of a training depend on."""
+__all__ = ["figures", "make_job", "remarks", "start"]
 
 _CPU_ROOM_TOKENS = 16_384
 _GPU_SHARE = 0.6
