@@ -146,9 +146,11 @@ class NetworkSettings:
 class TokenizerSettings:
     """A new byte-level BPE tokenizer, made from the stage's data."""
 
-    vocabulary: Annotated[int, Key("Tokens in all, the 256 bytes among them."), Number(minimum=260, maximum=2**20)] = (
-        4096
-    )
+    vocabulary: Annotated[
+        int,
+        Key("Tokens in all, the 256 bytes and 5 special tokens among them."),
+        Number(minimum=261, maximum=2**20),
+    ] = 4096
 
 
 MeasuredOn: TypeAlias = Annotated[Name, Key("What to measure it on.")]

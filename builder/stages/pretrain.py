@@ -39,7 +39,6 @@ CHAT_TEMPLATE = (
 
 _END, _PAD = "<|end|>", "<|pad|>"
 _SPECIAL = (_END, _PAD, "<|system|>", "<|user|>", "<|assistant|>")
-_BYTES = 256
 _MULTIPLE = 64
 
 
@@ -47,11 +46,10 @@ def pretrain(context: Context[PretrainStage]) -> Outcome:
     """Train a tokenizer, then a network from random weights, on texts laid end to end.
 
     Raises:
-        InvalidError: The texts are too few, or the sizes do not fit each other.
+        InvalidError: The texts are too few.
         MachineError: The loss is no number, or the device or its memory does not do.
     """
     stage, data = context.settings, context.one("data")
-    _check(stage)
     device = start(context)
     from builder.engines.quiet import quiet  # noqa: PLC0415 - the libraries read what start() has set
     from builder.engines.trl import train_sft  # noqa: PLC0415
@@ -66,37 +64,6 @@ def pretrain(context: Context[PretrainStage]) -> Outcome:
         job = make_job(context, device, stage.train, rows=rows, row_tokens=row_tokens, model=model)
         trained = train_sft(job, model, tokenizer, encoded.examples)
         return _finish(context, trained, job)
-
-
-def _check(stage: PretrainStage) -> None:
-    """The sizes must fit each other; their own bounds are the manifest's business."""
-    network, where = stage.network, "network"
-    kv_heads = network.kv_heads or network.heads
-    if network.hidden_size % (2 * network.heads):
-        raise InvalidError(
-            f"hidden_size {network.hidden_size} is not a multiple of twice the {network.heads} heads",
-            where=where,
-            mend="make every head an even number of units wide",
-        )
-    if network.heads % kv_heads or (network.architecture == "gpt2" and kv_heads != network.heads):
-        raise InvalidError(
-            f"{kv_heads} kv_heads do not go with {network.heads} heads in {network.architecture}",
-            where=where,
-            mend="make kv_heads a divisor of heads; gpt2 has as many as heads: write 0",
-        )
-    if stage.train.max_length > network.context:
-        raise InvalidError(
-            f"train.max_length {stage.train.max_length} is more than the network can read, {network.context}",
-            where=where,
-            mend="raise network.context, or lower train.max_length",
-        )
-    if stage.tokenizer.vocabulary < _BYTES + len(_SPECIAL):
-        raise InvalidError(
-            f"a vocabulary of {stage.tokenizer.vocabulary} has no room for {_BYTES} bytes "
-            f"and {len(_SPECIAL)} special tokens",
-            where="tokenizer.vocabulary",
-            mend=f"write {_BYTES + len(_SPECIAL)} or more",
-        )
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int, *, where: str) -> Any:  # noqa: ANN401 - no types to be had

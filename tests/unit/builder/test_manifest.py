@@ -185,6 +185,13 @@ def test_params_become_values() -> None:
             "stages.x.train.learning-rate: unknown key 'learning-rate' / did you mean 'learning_rate'?",
         ),
         (
+            "{kind: pretrain, data: t, network: {layers: 1, hidden_size: 8, heads: 1}, tokenizer: {vocabulary: 260}}",
+            (
+                "stages.x.tokenizer.vocabulary: expected an integer from 261 to 1048576, got 260 / "
+                "write an integer from 261 to 1048576"
+            ),
+        ),
+        (
             "{kind: fold, from: base, adapters: {}}",
             "stages.x.adapters: expected at least one entry, got none / add one, or leave the table out",
         ),
