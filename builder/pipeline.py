@@ -111,7 +111,16 @@ def _unique(values: Iterable[str]) -> list[str]:
 def _dump(document: Mapping[str, JSON], variant: str) -> str:
     import yaml  # noqa: PLC0415 - not needed where only addresses are
 
-    text: str = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=False, width=1 << 20)
+    from registry.yaml12 import is_text  # noqa: PLC0415 - needs yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes YAML 1.1; what 1.2, which DVC reads, takes for something else than text is put in quotes."""
+
+        def represent_str(self, data: str) -> yaml.ScalarNode:
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if is_text(data) else "'")
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    text: str = yaml.dump(dict(document), Dumper=Dumper, sort_keys=False, default_flow_style=False, width=1 << 20)
     if "${" in text:
         raise InvalidError(
             "a path holds '${', which DVC takes for a variable",

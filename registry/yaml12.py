@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["MAX_BYTES", "Document", "KeyPath", "dotted", "line_of", "load"]
+__all__ = ["MAX_BYTES", "Document", "KeyPath", "dotted", "is_text", "line_of", "load"]
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
 
@@ -46,6 +46,7 @@ _WORDS: Mapping[str, JSON] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
 }
+_RESERVED = frozenset({"<<", "="})
 _NUMBER_STARTS = frozenset("-+.0123456789")
 _BASES = {"0b": 2, "0o": 8, "0x": 16}
 
@@ -83,6 +84,13 @@ def load(text: str | bytes, where: str, *, max_bytes: int = MAX_BYTES) -> Docume
     if reader.faults:
         raise InvalidError.from_faults(reader.faults)
     return Document(value, reader.lines)
+
+
+def is_text(plain: str) -> bool:
+    """Whether a scalar without quotes is text: no number, date or word with a meaning of its own."""
+    if plain in _WORDS or plain in _RESERVED:
+        return False
+    return not any(form.fullmatch(plain) for form in (_FLOAT, _INTEGER, _DATE))
 
 
 def dotted(path: KeyPath) -> str:
@@ -245,7 +253,7 @@ class _Reader:
             return _WORDS[text]
         if text[0] in _NUMBER_STARTS:
             return self._number(event, path)
-        if text in {"<<", "="}:
+        if text in _RESERVED:
             self._fault(_line(event), path, f"{text} has a meaning of its own in YAML", "put it in quotes")
         return text
 

@@ -9,6 +9,7 @@ from builder.graph import Address, DataFile, Edge, Node
 from builder.manifest import PretrainStage
 from builder.pipeline import BASES_PIPELINE, ROOT_PIPELINE, compile_variant, pipeline_file, pipelines
 from builder.settings import NetworkSettings
+from registry import yaml12
 from registry.errors import InvalidError
 
 ADDRESS = Address(variant="seed", stage="grown")
@@ -62,6 +63,19 @@ def test_a_repository_has_two_static_files_and_one_a_variant() -> None:
     }
     assert yaml.safe_load(ROOT_PIPELINE) == {"stages": {}}
     assert str(pipeline_file("bases")) == "bases/dvc.yaml"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("1e4", "1e-4", "0x10", "0o17", "0b1", "010", "1_000", ".5", ".inf", "+1", "2026-01-02", "1:30"),
+        *("on", "yes", "null", "~", "=", "<<", "a: b", "#a", "- a", "'a'", "a b", "caf\u00e9.jsonl", "*a", "data/1e4"),
+    ],
+)
+def test_a_path_is_text_to_dvc(path: str) -> None:
+    document = yaml12.load(compile_variant("seed", graph(path)), "dvc.yaml").value
+    assert isinstance(document, dict)
+    assert document["stages"]["grown"]["deps"] == [path]
 
 
 def test_a_path_that_dvc_would_expand_is_refused() -> None:
