@@ -81,19 +81,19 @@ def _compile(
     json: Json = False,
 ) -> None:
     """Write each variant's dvc.yaml from its manifest."""
-    from builder.compiled import stale_pipelines, write_pipelines
+    from builder.compiled import stale_files, write_pipelines
 
     root = _root()
     if check:
-        stale = stale_pipelines(root)
+        stale = stale_files(root)
         _print(json, {"stale": list(stale)}, stale or ["every pipeline is what its manifest says"])
         if stale:
-            raise RefusedError(
-                f"{len(stale)} pipeline files are stale", where=", ".join(stale), mend="run `varietal compile`"
-            )
+            raise RefusedError(f"{len(stale)} files are stale", where=", ".join(stale), mend="run `varietal compile`")
         return
-    written = write_pipelines(root)
-    _print(json, {"written": list(written)}, [f"wrote {path}" for path in written] or ["nothing to write"])
+    changes = write_pipelines(root)
+    lines = [f"wrote {path}" for path in changes.written] + [f"removed {path}" for path in changes.removed]
+    value: JSON = {"written": [*changes.written], "removed": [*changes.removed]}
+    _print(json, value, lines or ["nothing to write"])
 
 
 @app.command("run")
