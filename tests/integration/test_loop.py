@@ -139,7 +139,7 @@ def test_a_fresh_clone_fetches_only_what_a_changed_stage_needs(team: Team, tmp_p
 def test_what_a_branch_claims_that_was_never_merged_is_not_reused(built: Team, fresh: Team, tmp_path: Path) -> None:
     """Its records and its bytes are within reach, but nobody has approved them."""
     other = fresh.copy(tmp_path / "team")
-    other.must("dvc", "remote", "add", "--quiet", "--default", "store", str(built.root.parent / "remote"))
+    other.must("dvc", "remote", "add", "--local", "--quiet", "--default", "store", str(built.root.parent / "remote"))
     other.must("git", "fetch", "--quiet", str(built.root), "main:refs/remotes/fork/main")
     answer = other.must("varietal", "run", "bases", "tiny")
     assert "is this very artifact" not in answer.err
