@@ -133,7 +133,10 @@ def _document(root: Path, reading: Reading) -> JSON:
             return None
         document = yaml12.load(path.read_bytes(), reading.file)
     except OSError as error:
-        reading.fault((), f"cannot be read: {error.strerror}", "write it; `varietal init` does in a new repository")
+        mend = "make it a file that you can read"
+        if isinstance(error, FileNotFoundError) and reading.file == str(manifest_file(BASES)):
+            mend = "write it; `varietal init` does in a new repository"
+        reading.fault((), f"cannot be read: {error.strerror}", mend)
         return None
     except InvalidError as error:
         reading.faults += error.faults

@@ -95,6 +95,16 @@ def test_a_missing_file_and_what_is_no_file(root: Path) -> None:
     ]
 
 
+def test_a_folder_where_a_file_should_be(root: Path) -> None:
+    (root / "params.yaml").unlink()
+    (root / "params.yaml").mkdir()
+    (root / "models/b/model.yaml").mkdir(parents=True)
+    assert faults(root) == [
+        "b/model.yaml: cannot be read: Is a directory / make it a file that you can read",
+        "params.yaml: cannot be read: Is a directory / make it a file that you can read",
+    ]
+
+
 def test_a_file_that_is_too_long_is_not_read(root: Path) -> None:
     write(root, "a", "#" * ((1 << 20) + 1))
     assert faults(root) == ["a/model.yaml: a file of 1048577 bytes, at most 1048576 are read / split or shorten it"]
