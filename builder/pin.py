@@ -25,13 +25,17 @@ def pin(root: Path, source: str) -> tuple[tuple[str, str], ...]:
 
     Raises:
         NotFoundError: There is no such folder, repository or revision.
-        InvalidError: The folder is outside of the repository.
+        InvalidError: The folder is outside of the repository, or all of it.
         TransportError: The Hub does not answer.
     """
     match = _HUB.fullmatch(source)
     if match is not None:
         return ("hub", match["name"]), ("revision", _commit(match["name"], match["revision"] or "main"))
     folder = (root / source).resolve()
+    if folder == root.resolve():
+        raise InvalidError(
+            "the folder is the repository itself", where=source or "varietal pin", mend="name a folder within it"
+        )
     if not folder.is_relative_to(root.resolve()):
         raise InvalidError("the folder is outside of the repository", where=source, mend="copy it into the repository")
     return ("path", str(folder.relative_to(root.resolve()))), ("sha256", folder_pin(folder).hex)
