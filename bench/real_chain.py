@@ -32,7 +32,11 @@ from typing import Final
 _BOUND_S: Final = 15 * 60
 _IDLE_BOUND: Final = 0.1  # a rebuild with nothing to do, over the full build
 _DATA: Final = ("sft_train", "sft_eval", "pref_train", "pref_eval", "text_train", "text_eval")
-_STEPS: Final = {"chat (SFT, LoRA)": 120, "pref (DPO, LoRA)": 60, "books (SFT on text, LoRA on attention)": 30}
+_TRAININGS: Final = {
+    "chat (SFT, LoRA)": ("assistant", "chat"),
+    "pref (DPO, LoRA)": ("assistant", "pref"),
+    "books (SFT on text, LoRA on attention)": ("reader", "books"),
+}
 _CHANCE: Final = 0.5  # reward accuracy of a policy that is its reference
 
 _ASSISTANT: Final = """\
@@ -208,7 +212,8 @@ def _make_team(inputs: Path, scratch: Path) -> Clone:
 def _build(team: Clone) -> None:
     ran = team.repro("full build")
     _prove({"base@tiny", "chat", "chatted", "pref", "final", "books"} <= set(ran), "a plain repro built everything")
-    print("steps:", ", ".join(f"{stage} {steps}" for stage, steps in _STEPS.items()))
+    steps = {title: _metrics(team, stage, variant)["steps"]["value"] for title, (variant, stage) in _TRAININGS.items()}
+    print("steps:", ", ".join(f"{title} {count:.0f}" for title, count in steps.items()))
     print(f"\n{'held out':34}{'before':>9}{'after':>9}")
     for stage, title in (("after-sft", "base -> SFT"), ("after-dpo", "SFT -> DPO"), ("after-fold", "base -> final")):
         for label, found in _metrics(team, stage).items():
@@ -293,8 +298,8 @@ def _sum_up(team: Clone, total_s: float) -> int:
     return 0 if all(result["holds"] for result in results) else 1
 
 
-def _metrics(team: Clone, stage: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = team.record(stage)["metrics"]  # type: ignore[assignment] # a record's JSON
+def _metrics(team: Clone, stage: str, variant: str = "assistant") -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = team.record(stage, variant)["metrics"]  # type: ignore[assignment] # a record's JSON
     return found
 
 
