@@ -246,7 +246,8 @@ def report_index(refreshed: Refreshed, taken: int) -> Report:
 def _component(record: Record, place: int) -> str:
     one = record.components[place]
     layers = f" layers {one.layers}" if one.layers else ""
-    return f"{one.component}{layers}: {one.change} by {one.by}, {one.tensors} tensors"
+    by = f" by {one.by}" if one.by else ""
+    return f"{one.component}{layers}: {one.change}{by}, {one.tensors} tensor{'s' if one.tensors != 1 else ''}"
 
 
 def _metric(values: Mapping[str, float]) -> str:
