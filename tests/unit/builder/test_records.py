@@ -7,33 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.records import copy_records
-from registry.action import Action
 from registry.artifact import Artifact
 from registry.errors import InvalidError, NotFoundError
-from registry.record import ArtifactSummary, Record, artifact_record, git_record
+from registry.record import artifact_record, git_record
+from tests.simulator import make_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def put(root: Path, variant: str, stage: str, named: str = "") -> bytes:
-    record = Record(
-        variant=variant,
-        stage=named or stage,
-        action=Action(kind="fold", recipe=1, settings={}, inputs=()),
-        artifact=ArtifactSummary.of(Artifact(type="model", files=(), tensors=())),
-        inputs=(),
-        components=(),
-        metrics={},
-        environment={},
-        device="cpu",
-        micro_batch=0,
-        duration_s=1.0,
-        peak_memory_mib=1.0,
-        depends_on=(),
-        notes=(),
-        reused_from="",
-    )
+    empty = Artifact(type="model", files=(), tensors=())
+    record = make_record(empty, variant=variant, stage=named or stage)
     path = root / artifact_record(variant, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(record.to_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -10,11 +11,11 @@ import pytest
 from builder import run
 from builder.graph import Address, build_graph
 from builder.load import load
-from registry.action import Action
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
 from registry.errors import InvalidError
-from registry.record import ArtifactSummary, Record, RecordInput
+from registry.record import RecordInput
+from tests.simulator import make_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,23 +67,8 @@ def test_names_and_places_decide_nothing(root: Path) -> None:
 def test_a_pinned_release_keeps_its_inputs_when_it_is_shown_after_a_kill(root: Path) -> None:
     job = prepared(root)
     given = RecordInput(role="from", name="base", digest=digest_bytes(b"x"), weights_digest=None, source="a:b")
-    record = Record(
-        variant="other",
-        stage="stage",
-        action=Action(kind="import", recipe=1, settings={}, inputs=()),
-        artifact=ArtifactSummary.of(Artifact(type="model", files=(), tensors=())),
-        inputs=(given,),
-        components=(),
-        metrics={},
-        environment={},
-        device="cpu",
-        micro_batch=0,
-        duration_s=1.0,
-        peak_memory_mib=1.0,
-        depends_on=(),
-        notes=(),
-        reused_from="",
-    )
+    empty = Artifact(type="model", files=(), tensors=())
+    record = replace(make_record(empty), inputs=(given,))
     pinned = run._Job(root=root, node=job.node, inputs=(), action=job.action)
     assert run._own(record, pinned).inputs == (given,)
     assert run._own(record, pinned).ref == "grain:grown"

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.work import full_disk, open_work, publish, write_file
-from registry.action import Action
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
 from registry.errors import ConflictError, MachineError
-from registry.record import ArtifactSummary, Record
+from tests.simulator import make_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.work import WorkFolder
+    from registry.record import Record
 
 ACTION = digest_bytes(b"an action")
 
@@ -29,23 +29,7 @@ def make(work: WorkFolder, content: bytes = b"{}") -> Record:
     (work.out / "metrics.json").write_bytes(content)
     artifact = Artifact.from_folder(work.out, "report")
     artifact.write(work.out)
-    return Record(
-        variant="v",
-        stage="s",
-        action=Action(kind="evaluate", recipe=1, settings={}, inputs=()),
-        artifact=ArtifactSummary.of(artifact),
-        inputs=(),
-        components=(),
-        metrics={},
-        environment={},
-        device="cpu",
-        micro_batch=0,
-        duration_s=0.0,
-        peak_memory_mib=0.0,
-        depends_on=(),
-        notes=(),
-        reused_from="",
-    )
+    return make_record(artifact)
 
 
 def test_an_artifact_is_shown_with_its_record(tmp_path: Path) -> None:
