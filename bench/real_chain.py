@@ -53,9 +53,14 @@ data:
   likes-heldout: {path: data/pref_eval.jsonl, format: preference}
   texts-heldout: {path: data/text_eval.jsonl, format: text}
 stages:
-  chat: {kind: sft, from: base, data: talks, adapter: {rank: 16}, train: {steps: 120, learning_rate: 3e-3}}
+  chat: {kind: sft, from: base, data: talks, adapter: {rank: 16}, train: {steps: 100, learning_rate: 3e-3}}
   chatted: {kind: fold, from: base, adapters: {chat: 1.0}}
-  pref: {kind: dpo, from: chatted, data: likes, adapter: {rank: 16}, train: {steps: 60, learning_rate: 3e-3, beta: 0.1}}
+  pref:
+    kind: dpo
+    from: chatted
+    data: likes
+    adapter: {rank: 16}
+    train: {steps: 60, max_length: 128, learning_rate: 3e-3, beta: 0.1}
   final: {kind: fold, from: chatted, adapters: {pref: 1.0, books: 0.3}}
   after-sft:
     kind: evaluate
@@ -71,7 +76,6 @@ stages:
       loss: talks-heldout
       preference_accuracy: likes-heldout
       reward_accuracy: likes-heldout
-      bits_per_byte: texts-heldout
   after-fold:
     kind: evaluate
     from: final
@@ -96,7 +100,7 @@ stages:
     from: base
     data: texts
     adapter: {rank: 8, targets: attention}
-    train: {steps: 30, learning_rate: 1e-3, packing: true, loss_on: all}
+    train: {steps: 24, learning_rate: 1e-3, packing: true, loss_on: all}
 release: books
 checks: []
 """
@@ -245,7 +249,10 @@ def _prove_loop(team: Clone) -> None:
     _prove(team.repro("beta changed back") == ["records"], "going back trains nothing")
     _prove(team.record("final")["artifact"] == before, "and gives the model that was there before")
     team.edit("schema: 1\n", "# a comment\nschema: 1\n")
-    team.edit("{steps: 60, learning_rate: 3e-3, beta: 0.1}", "{beta: 0.10, learning_rate: 0.003, steps: 60}")
+    team.edit(
+        "{steps: 60, max_length: 128, learning_rate: 3e-3, beta: 0.1}",
+        "{beta: 0.10, learning_rate: 0.003, max_length: 128, steps: 60}",
+    )
     _prove(team.repro("reordered") == [], "a comment, another order and other spellings of numbers rerun nothing")
     shutil.copytree(team.root / "models/assistant", team.root / "models/twin", ignore=_only_manifest)
     team.call("varietal", "compile")
