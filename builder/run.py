@@ -31,7 +31,15 @@ from registry.artifact import Artifact
 from registry.digest import digest_file
 from registry.errors import InvalidError, MachineError, NotFoundError, RefusedError
 from registry.lineage import ancestors_of_model
-from registry.record import ArtifactSummary, Record, RecordInput, artifact_folder, artifact_record, manifest_file
+from registry.record import (
+    ArtifactSummary,
+    ComponentChange,
+    Record,
+    RecordInput,
+    artifact_folder,
+    artifact_record,
+    manifest_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -201,7 +209,20 @@ def _own(record: Record, job: _Job) -> Record:
     """A record of the same action with this stage's names; a pinned release, read from nothing, keeps its inputs."""
     address = job.node.address
     inputs = _recorded(job.inputs) or record.inputs
-    return replace(record, variant=address.variant, stage=address.stage, inputs=inputs)
+    names = {(one.role, one.digest): one.name for one in inputs}
+    renamed = {one.name: names.get((one.role, one.digest), one.name) for one in record.inputs}
+    return replace(
+        record,
+        variant=address.variant,
+        stage=address.stage,
+        inputs=inputs,
+        components=tuple(_renamed(one, renamed) for one in record.components),
+    )
+
+
+def _renamed(change: ComponentChange, names: Mapping[str, str]) -> ComponentChange:
+    """A change with what did it under the names of this manifest."""
+    return replace(change, by=", ".join(names.get(name, name) for name in change.by.split(", ")))
 
 
 def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], None]) -> Record:

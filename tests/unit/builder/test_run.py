@@ -14,7 +14,7 @@ from builder.load import load
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
 from registry.errors import InvalidError
-from registry.record import RecordInput
+from registry.record import ComponentChange, RecordInput
 from tests.simulator import make_record
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ def test_a_pinned_release_keeps_its_inputs_when_it_is_shown_after_a_kill(root: P
     assert run._own(record, pinned).inputs == (given,)
     assert run._own(record, pinned).ref == "grain:grown"
     assert [one.source for one in run._own(record, job).inputs] == ["data:rows.jsonl"]
+
+
+def test_what_did_a_change_is_named_as_this_manifest_names_it(root: Path) -> None:
+    job = prepared(root)
+    own = job.inputs[0]
+    theirs = RecordInput(role=own.role, name="lines", digest=own.digest, weights_digest=None, source="data:x")
+    change = ComponentChange(component="mlp", change="added", layers="0", tensors=1, by="lines, pretrain")
+    record = replace(make_record(Artifact(type="model", files=(), tensors=())), inputs=(theirs,), components=(change,))
+    assert [one.by for one in run._own(record, job).components] == [f"{own.name}, pretrain"]
 
 
 def test_a_pipeline_that_was_never_compiled(root: Path) -> None:
