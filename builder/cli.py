@@ -255,7 +255,7 @@ def _parse_base(root: Path, text: str) -> tuple[str, tuple[str, Digest]]:
 
     name, _, path = text.partition("=")
     if not name or not path:
-        raise InvalidError(f"{text!r} is not NAME=PATH", where="--base", mend="write --base tiny=bases/source/tiny")
+        raise InvalidError(f"{text!r} is not NAME=PATH", where="--base", mend="write --base tiny=sources/tiny")
     pin = folder_pin(root / path)
     parse_project({"bases": {name: {"path": path, "sha256": pin.hex}}})  # what is written must be read again
     return name, (path, pin)
