@@ -31,6 +31,8 @@ _NAME_WORDS = "a name"
 _NAME_MEND = "rename it: small letters, digits and hyphens, a letter first, no hyphen last"
 _LABEL = "[a-z][a-z0-9_-]*"
 _VERSION = r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?"
+# What the pipelines make, and DVC removes before it makes it again: nothing that is anyone's only copy may lie there.
+_MADE = r"(?!bases(?:/|$))(?!models/[^/]*/(?:artifacts|records)(?:/|$))"
 # One segment of a path: not `.`, `..` nor a folder of git, DVC or Varietal, and nothing that DVC would expand.
 _SEGMENT = r"(?!\.{1,2}(?:/|$))(?!\.(?:git|dvc|varietal)(?:/|$))[^/\\$\x00-\x1f\x7f]+"
 
@@ -56,9 +58,9 @@ Label: TypeAlias = Annotated[
 RepositoryPath: TypeAlias = Annotated[
     str,
     Text(
-        pattern=f"{_SEGMENT}(?:/{_SEGMENT})*",
+        pattern=f"{_MADE}{_SEGMENT}(?:/{_SEGMENT})*",
         expected="a path within the repository, from its root",
-        mend="put it into the repository, and write its path from the root",
+        mend="put it into the repository, outside of bases/ and models/*/artifacts/, and write its path from the root",
         max_length=1024,
     ),
 ]

@@ -301,12 +301,13 @@ def test_a_source_that_is_not_pinned_is_refused(source: str, expected: list[str]
     [
         *["../x", "a/../b", "/etc/passwd", "a//b", "./a", "a/", "a/.", "", "a\\b", "${x}"],
         *[".git/config", "a/.dvc/x", ".varietal/x"],
+        *["bases", "bases/tiny", "models/a/artifacts/b", "models/a/records/b.json"],  # DVC would remove it
     ],
 )
-def test_a_path_that_leaves_the_repository_is_refused(path: str) -> None:
+def test_a_path_that_leaves_the_repository_or_that_a_pipeline_makes_is_refused(path: str) -> None:
     data = f"data: {{t: {{path: '{path}', format: text}}}}"
     expected = f"expected a path within the repository, from its root, got text {path!r}"
-    mend = "put it into the repository, and write its path from the root"
+    mend = "put it into the repository, outside of bases/ and models/*/artifacts/, and write its path from the root"
     assert faults(f"{data}\n{FOLD}") == [f"data.t.path: {expected} / {mend}"]
 
 
