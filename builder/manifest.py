@@ -315,7 +315,7 @@ class Project:
     ] = field(default_factory=dict)
     recipes: Annotated[
         Mapping[Kind, Annotated[int, Number(minimum=1, maximum=10**6)]],
-        Key("Revision of each kind's meaning; `varietal upgrade` raises it."),
+        Key("Revision of each kind's meaning; raise it to rebuild under a newer tool."),
     ] = field(default_factory=dict)
     defaults: Annotated[PartialStages, Key("Settings for all stages of a kind."), Defaults(Stage)] = field(
         default_factory=dict
