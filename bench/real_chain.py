@@ -160,7 +160,8 @@ class Clone:
         """Change the assistant's manifest."""
         path = self.root / "models/assistant/model.yaml"
         text = path.read_text(encoding="utf-8")
-        _prove(old in text, f"{old!r} is in the manifest")
+        if old not in text:
+            sys.exit(f"{path.name} does not have {old!r}")
         path.write_text(text.replace(old, new), encoding="utf-8")
         self.call("varietal", "compile")
 
