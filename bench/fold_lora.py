@@ -137,11 +137,12 @@ def fold_context(base: Path, adapters: Sequence[Path], out: Path, *, threads: in
     from builder.manifest import FoldStage  # noqa: PLC0415
     from builder.runner import Runner  # noqa: PLC0415
     from builder.stage import Context  # noqa: PLC0415
+    from builder.weighting import ONE  # noqa: PLC0415
 
     out.mkdir(parents=True)
     names = [f"adapter-{number}" for number in range(len(adapters))]
     return Context(
-        settings=FoldStage(from_="base", adapters=dict.fromkeys(names, 1.0)),
+        settings=FoldStage(from_="base", adapters=dict.fromkeys(names, ONE)),
         inputs=(
             _input("from", "base", base),
             *(_input("adapter", name, path) for name, path in zip(names, adapters, strict=True)),
@@ -173,7 +174,7 @@ def _input(role: str, name: str, path: Path) -> Input:
 
 def fold_here(base: Path, adapter: Path, out: Path) -> None:
     """Fold in this process; prints the seconds from after the imports to the written listing, and the peak memory."""
-    from builder.stages.weights import fold  # noqa: PLC0415
+    from builder.stages.fold import fold  # noqa: PLC0415
     from registry.artifact import Artifact  # noqa: PLC0415
 
     started, cpu_started = time.perf_counter(), time.process_time()

@@ -214,7 +214,9 @@ def _edges(workspace: Workspace, manifest: Manifest, stage: Stage) -> Iterator[E
         case FoldStage():
             yield Edge(role="from", name=stage.from_, source=resolve(manifest, stage.from_))
             for name, weight in stage.adapters.items():
-                settings: dict[str, JSON] = {"weight": weight}
+                settings: dict[str, JSON] = {"weight": weight.to_json()}
+                if stage.order:
+                    settings["place"] = stage.order.index(name)
                 yield Edge(role="adapter", name=name, source=resolve(manifest, name), settings=settings)
         case EvaluateStage():
             yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
@@ -264,7 +266,7 @@ def _recipe(kind: str) -> tuple[str, str]:
     return str(manifest_file(BASES)), f"recipes.{kind}"
 
 
-_REFERENCES = frozenset({"kind", "from_", "against", "data", "adapters", "metrics"})
+_REFERENCES = frozenset({"kind", "from_", "against", "data", "adapters", "metrics", "order"})
 """Fields of a stage that point at something by name; what they point at is in the action by digest."""
 
 

@@ -37,6 +37,6 @@ KINDS: Mapping[str, Kind] = {
     "pretrain": Kind(recipe=1, function="builder.stages.pretrain:pretrain"),
     "sft": Kind(recipe=1, function="builder.stages.train:sft"),
     "dpo": Kind(recipe=1, function="builder.stages.train:dpo"),
-    "fold": Kind(recipe=1, function="builder.stages.weights:fold"),
+    "fold": Kind(recipe=1, function="builder.stages.fold:fold"),
     "evaluate": Kind(recipe=1, function="builder.stages.evaluate:evaluate"),
 }

@@ -37,6 +37,7 @@ from builder.settings import (
 )
 from builder.shapes import Number, Reading
 from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
+from builder.weight_stages import FoldStage
 from registry.canonical import JSON
 from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
@@ -223,19 +224,6 @@ class DpoStage:
     adapter: NewAdapter = None
     targets: Targets = None
     train: Annotated[DpoTraining, Key("How to train.")] = field(default_factory=DpoTraining)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FoldStage:
-    """Adds adapters into a model; all of them are summed before the one rounding."""
-
-    kind: Annotated[Literal["fold"], Key("Kind of the stage.", required=True, own=True)] = "fold"
-    from_: Annotated[Name, Key("The model: `base` or a stage.", name="from", own=True)]
-    adapters: Annotated[
-        Mapping[Name, Annotated[float, Number(minimum=-1000, maximum=1000)]],
-        Key("Adapters, each with its weight; 1 adds it as it was trained.", own=True),
-        Filled(),
-    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

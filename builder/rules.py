@@ -159,6 +159,9 @@ def _check_stage(scope: _Scope, name: str) -> None:
             _check_artifact(scope, (*path, "from"), stage.from_, ("model",))
             for adapter in stage.adapters:
                 _check_artifact(scope, (*path, "adapters", adapter), adapter, ("adapter",))
+            if stage.order and sorted(stage.order) != sorted(stage.adapters):
+                mend = f"name each of {', '.join(stage.adapters)} once"
+                scope.fault((*path, "order"), "it does not name every adapter once", mend)
         case EvaluateStage():
             _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
             if stage.against:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
+from builder.weighting import Weighting
 from registry.errors import Fault, InvalidError
 from registry.selector import COMPONENTS, Selector
 from registry.yaml12 import dotted, line_of
@@ -31,6 +32,7 @@ __all__ = [
     "SelectorForm",
     "Shape",
     "Text",
+    "WeightingForm",
     "nearest",
     "shown",
     "unexpected",
@@ -64,6 +66,17 @@ class Reading:
         """
         line = line_of(self.lines, path)
         self.faults.append(Fault(file=self.file, line=line, key=dotted(path), problem=problem, mend=mend))
+        return BROKEN
+
+    def refuse(self, error: InvalidError, path: KeyPath) -> object:
+        """Report a value that its own reader refused.
+
+        Returns:
+            ``BROKEN``.
+        """
+        line = line_of(self.lines, path)
+        fault = Fault(file=self.file, line=line, key=error.where, problem=error.what, mend=error.mend)
+        self.faults.append(fault)
         return BROKEN
 
 
@@ -159,11 +172,12 @@ class Number:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return unexpected(self, value, path, reading, _unquoted(value))
         number = _as_float(value)
-        if not self._holds(number):
+        if not self.holds(number):
             return unexpected(self, value, path, reading)
         return int(value) if self.integer else number
 
-    def _holds(self, value: float) -> bool:
+    def holds(self, value: float) -> bool:
+        """Whether a number keeps the bounds."""
         if not math.isfinite(value) or (self.integer and not value.is_integer()):
             return False
         return (
@@ -233,20 +247,51 @@ class SelectorForm:
         try:
             return Selector.parse(value, where=dotted(path))
         except InvalidError as error:
-            fault = Fault(
-                file=reading.file,
-                line=line_of(reading.lines, path),
-                key=error.where,
-                problem=error.what,
-                mend=error.mend,
-            )
-            reading.faults.append(fault)
-            return BROKEN
+            return reading.refuse(error, path)
 
     def schema(self, definitions: dict[str, JSON]) -> Schema:
         """The forms of a selector."""
         definitions["Selector"] = _selector_schema()
         return {"$ref": "#/$defs/Selector"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightingForm:
+    """A number for each tensor; its grammar is in ``builder.weighting``.
+
+    Attributes:
+        number: What each number may be.
+    """
+
+    number: Number = field(default_factory=Number)
+
+    @property
+    def expected(self) -> str:
+        """The forms in short."""
+        return f"{self.number.expected}, a list of them over depth, or tables with `on` and `value`"
+
+    def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
+        """The weighting."""
+        if not isinstance(value, list):
+            found = self.number.read(value, path, reading)
+            return found if found is BROKEN else Weighting.of(cast("float", found))
+        try:
+            return Weighting.parse(value, where=dotted(path), allowed=self.number.holds, expected=self.number.expected)
+        except InvalidError as error:
+            return reading.refuse(error, path)
+
+    def schema(self, definitions: dict[str, JSON]) -> Schema:
+        """The forms of a weighting."""
+        number = self.number.schema(definitions)
+        numbers: JSON = {"type": "array", "minItems": 1, "maxItems": 1000, "items": number}
+        value: JSON = {"anyOf": [number, numbers]}
+        table: JSON = {
+            "type": "object",
+            "properties": {"on": SelectorForm().schema(definitions), "value": value},
+            "required": ["value"],
+            "additionalProperties": False,
+        }
+        return {"anyOf": [number, numbers, {"type": "array", "minItems": 1, "items": table}]}
 
 
 def nearest(word: str, words: Iterable[str], called: str) -> str:

@@ -16,7 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from builder.compound import Either, Field, List, Named, OneOf, TableShape
-from builder.shapes import BROKEN, Boolean, Choice, Number, Reading, SelectorForm, Shape, Text
+from builder.shapes import BROKEN, Boolean, Choice, Number, Reading, SelectorForm, Shape, Text, WeightingForm
+from builder.weighting import Weighting
 from registry.selector import Selector
 
 if TYPE_CHECKING:
@@ -175,10 +176,13 @@ _PLAIN: Mapping[object, Shape] = {
     float: Number(),
     bool: Boolean(),
     Selector: SelectorForm(),
+    Weighting: WeightingForm(),
 }
 
 
 def _marked(base: object, mark: Text | Number | Defaults) -> Shape:
+    if isinstance(mark, Number) and base is Weighting:
+        return WeightingForm(number=mark)
     if isinstance(mark, Number):
         return replace(mark, integer=base is int)
     return _defaults(mark) if isinstance(mark, Defaults) else mark

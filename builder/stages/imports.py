@@ -17,6 +17,7 @@ from builder.stages.templates import probe
 from builder.weights.adapters import read_adapter
 from builder.weights.folder import CONFIG, INDEX, read_model, weight_files
 from builder.weights.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_adapter_contents, write_contents
+from builder.weights.site import Site
 from builder.weights.stream import Checked, Scratch
 from registry.canonical import decode
 from registry.components import Network, spell_layers
@@ -204,9 +205,7 @@ def _import_adapter(context: Context[ImportSettings], source: Source) -> Outcome
     if base.weights_digest is None:
         raise InvalidError("the base holds no tensors", where=base.source, mend="name a model")
     adapter = read_adapter(source.folder)
-    terms = adapter.terms(read_model(base.path))
-    factors = [factor for pair in adapter.pairs for factor in (pair.down, pair.up)]
-    network = Network.from_tensors(tuple(terms))
+    network = Network.from_tensors(tuple(Site.of(adapter, read_model(base.path)).effects()))
     provenance = Provenance(
         kind="import",
         method="adapter",
@@ -214,7 +213,7 @@ def _import_adapter(context: Context[ImportSettings], source: Source) -> Outcome
         layers=_layers(network),
         inputs=(ProvenanceInput(role="base", weights_digest=base.weights_digest),),
     )
-    contents = [Checked(stored=factor) for factor in factors]
+    contents = [Checked(stored=stored) for stored in adapter.tensors]
     written = write_adapter_contents(
         context.out, contents=contents, config=adapter.config.values, provenance=provenance
     )

@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters, read strictly: each tensor must have its place in the configuration and in the base.
+"""PEFT adapters, read strictly: each tensor must have its place in the configuration and in the base.
 
 PEFT itself only warns, or says nothing, where a factor is missing, a module is unknown or the base is another one; here
 that is an error that names the tensor. What cannot be folded exactly as PEFT defines it is refused by name.
@@ -6,122 +6,73 @@ that is an error that names the tensor. What cannot be folded exactly as PEFT de
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from builder.weights.dtypes import FLOATS
 from builder.weights.folder import plain_file
 from builder.weights.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from builder.weights.lora_config import LoraConfig, read_config
-from builder.weights.stream import FLOATS, LoadedTerm, Stored, Term
+from builder.weights.method import Method, method_of
+from builder.weights.peft_config import PeftConfig, read_config
+from builder.weights.stream import Stored
 from registry.errors import InvalidError
 from registry.provenance import Provenance
 from registry.safetensors import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from builder.weights.folder import ModelFolder
+__all__ = ["Adapter", "Part", "bad_tensor", "read_adapter"]
 
-__all__ = ["Adapter", "LowRank", "read_adapter"]
-
-_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:(?P<factor>[AB])\.weight|embedding_(?P<row>[AB]))")
-_MATRIX = 2
-
-# transformers' Conv1D keeps its weight as [in, out]; for a square one only its name tells.
-_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-_CONV1D_MODULES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
-
-_HEADS = frozenset({"lm_head", "embed_out"})
-
-_RIGHT_MODEL = "fold it into the model that it was trained on"
+_PREFIXES = ("base_model.model.", "base_model.")
+_WRAPPER = ".base_layer"
+_TOKENS = "token_adapter.trainable_tokens_delta"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LowRank:
-    """``scale * up @ down``, or its transpose: what LoRA adds to one weight.
-
-    Attributes:
-        down: Factor A, shape ``[rank, in]``.
-        up: Factor B, shape ``[out, rank]``.
-        transposed: The weight is ``[in, out]``: an embedding, or transformers' Conv1D.
-        scale: Of the product; no unit.
-    """
-
-    down: Stored
-    up: Stored
-    transposed: bool
-    scale: float
-
-    def load(self) -> LoadedTerm:
-        """Read both factors into float64.
-
-        Raises:
-            InvalidError: A factor holds NaN or an infinity.
-            OSError: The file cannot be read.
-        """
-        down, up = _load_factor(self.down), _load_factor(self.up)
-        left, right = (down.T, up.T) if self.transposed else (up, down)
-        return _Factors(left=left.contiguous().mul_(self.scale), right=right.contiguous())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Factors:
-    left: torch.Tensor
-    right: torch.Tensor
-
-    def add(self, total: torch.Tensor, start: int, stop: int) -> None:
-        total.addmm_(self.left[start:stop], self.right)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Pair:
-    """Both factors of one module."""
+class Part:
+    """The tensors of one adapted module, by leaf."""
 
     module: str
-    down: Stored
-    up: Stored
-    embedding: bool
+    tensors: Mapping[str, Stored]
+
+    @property
+    def first(self) -> Stored:
+        """The one to name in errors."""
+        return self.tensors[min(self.tensors)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapter:
-    """A LoRA adapter whose configuration and tensors belong together.
+    """An adapter whose configuration and tensors belong together.
 
     Attributes:
         path: Its folder.
         config: What it says on each module.
+        method: What its type means.
         provenance: Of its weights file; ``None`` for one that was made elsewhere.
-        pairs: The factors, sorted by module.
+        parts: The adapted modules, by name.
+        shared: Tensors that all of them share.
+        tokens: Embedding module -> new rows of chosen tokens.
+        replaced: Parameter, such as ``lm_head.weight`` -> a tensor to put in its place, or to find in it already.
     """
 
     path: Path
-    config: LoraConfig
+    config: PeftConfig
+    method: Method
     provenance: Provenance | None
-    pairs: tuple[_Pair, ...]
+    parts: tuple[Part, ...]
+    shared: Mapping[str, Stored]
+    tokens: Mapping[str, Stored]
+    replaced: Mapping[str, Stored]
 
-    def terms(self, model: ModelFolder, *, weight: float = 1.0) -> dict[str, Term]:
-        """What the adapter adds to each weight of ``model``: tensor name -> term.
-
-        Args:
-            model: The base, or a descendant with equal shapes.
-            weight: Factor of the whole adapter; no unit.
-
-        Raises:
-            InvalidError: A module that the model has not, other shapes, a tied embedding, a weight that is no float.
-        """
-        site = _Site.of(self, model)
-        terms: dict[str, Term] = {}
-        for pair in self.pairs:
-            name = site.name_of(pair)
-            if name in terms:
-                problem = f"and another one are both on {name}"
-                raise _bad_tensor(self.path, pair.down.info.name, problem, "save the adapter again")
-            terms[name] = site.term(pair, name, weight)
-        return terms
+    @property
+    def tensors(self) -> tuple[Stored, ...]:
+        """Every tensor of the adapter, by name."""
+        every = [stored for part in self.parts for stored in part.tensors.values()]
+        every += [*self.shared.values(), *self.tokens.values(), *self.replaced.values()]
+        return tuple(sorted(every, key=lambda stored: stored.info.name))
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -132,125 +83,98 @@ def read_adapter(folder: Path) -> Adapter:
         InvalidError: The configuration says what cannot be folded, or a tensor does not fit it.
     """
     config = read_config(plain_file(folder, ADAPTER_CONFIG))
+    method = method_of(config)
+    config.check_keys({*method.read, "bias", "trainable_token_indices"}, method.silent, method.reasons)
     path = plain_file(folder, ADAPTER_WEIGHTS)
     header = read_header(path)
-    provenance = Provenance.from_metadata(header.metadata, where=str(path))
-    factors: dict[str, dict[str, Stored]] = {}
-    embeddings: set[str] = set()
+    sorter = _Sorter(folder=folder, config=config, method=method)
     for info in header.tensors.values():
-        match = _TENSOR.fullmatch(info.name)
-        if match is None:
-            raise _bad_tensor(folder, info.name, "is no factor of a LoRA pair", "save the adapter without base weights")
-        if len(info.shape) != _MATRIX or 0 in info.shape or info.dtype not in FLOATS:
-            shape = f"{info.dtype} {list(info.shape)}"
-            raise _bad_tensor(folder, info.name, f"is {shape}, no matrix of floats", "save the adapter again, gathered")
-        factors.setdefault(match["module"], {})[match["factor"] or match["row"]] = Stored(path=path, info=info)
-        if match["row"]:
-            embeddings.add(match["module"])
-    pairs = tuple(_pair(folder, module, factors[module], module in embeddings) for module in sorted(factors))
-    if not pairs:
+        if 0 in info.shape:
+            problem = f"is {info.dtype} {list(info.shape)}, which holds nothing"
+            raise bad_tensor(folder, info.name, problem, "save the adapter again, gathered")
+        sorter.take(Stored(path=path, info=info))
+    if not header.tensors:
         raise InvalidError("the adapter has no tensors", where=str(path), mend="save the adapter again")
-    adapter = Adapter(path=folder, config=config, provenance=provenance, pairs=pairs)
-    for pair in pairs:
-        _check_pair(adapter, pair)
-    return adapter
+    return Adapter(
+        path=folder,
+        config=config,
+        method=method,
+        provenance=Provenance.from_metadata(header.metadata, where=str(path)),
+        parts=tuple(Part(module=module, tensors=sorter.parts[module]) for module in sorted(sorter.parts)),
+        shared=sorter.shared,
+        tokens=sorter.tokens,
+        replaced=sorter.replaced,
+    )
 
 
-def _pair(folder: Path, module: str, factors: Mapping[str, Stored], embedding: bool) -> _Pair:  # noqa: FBT001 - private
-    if missing := {"A", "B"} - factors.keys():
-        (there,) = factors.values()
-        problem = f"has no factor {missing.pop()} beside it"
-        raise _bad_tensor(folder, there.info.name, problem, "save the adapter again; it is incomplete")
-    if len({"lora_embedding" in stored.info.name for stored in factors.values()}) != 1:
-        name = factors["A"].info.name
-        raise _bad_tensor(folder, name, "is beside a factor of another form", "save the adapter again")
-    return _Pair(module=module, down=factors["A"], up=factors["B"], embedding=embedding)
+class _Sorter:
+    """Puts each tensor of an adapter where it belongs."""
+
+    def __init__(self, *, folder: Path, config: PeftConfig, method: Method) -> None:
+        self._folder = folder
+        self._config = config
+        self._method = method
+        self.parts: dict[str, dict[str, Stored]] = {}
+        self.shared: dict[str, Stored] = {}
+        self.tokens: dict[str, Stored] = {}
+        self.replaced: dict[str, Stored] = {}
+
+    def take(self, stored: Stored) -> None:
+        """Sort one tensor in.
+
+        Raises:
+            InvalidError: It has no place, or the configuration does not speak of it.
+        """
+        name = _plain(stored.info.name)
+        if name in self._method.shared:
+            self.shared[name] = stored
+            return
+        module, leaf = _split(name, (*self._method.leaves, _TOKENS))
+        if leaf == _TOKENS:
+            self.tokens[module] = stored
+        elif leaf:
+            self._take_part(module, leaf, stored)
+        else:
+            self._take_replaced(name.replace(_WRAPPER, ""), stored)
+
+    def _take_part(self, module: str, leaf: str, stored: Stored) -> None:
+        if stored.info.dtype not in FLOATS and leaf not in self._method.indices:
+            problem = f"is {stored.info.dtype} {list(stored.info.shape)}, no floats"
+            raise self._bad(stored, problem, "save the adapter again, gathered")
+        if not self._config.targets(module.replace(_WRAPPER, "")) and not self._config.values.get("target_parameters"):
+            problem = f"is on {module}, which target_modules does not name"
+            raise self._bad(stored, problem, "save weights and configuration together")
+        self.parts.setdefault(module, {})[leaf] = stored
+
+    def _take_replaced(self, name: str, stored: Stored) -> None:
+        """A whole parameter: of a module to save, a trained bias, or an embedding that PEFT saves with its adapter."""
+        module, _, parameter = name.rpartition(".")
+        biased = parameter == "bias" and self._config.values.get("bias", "none") != "none"
+        if not (biased or self._config.saves(module) or parameter == "weight") or stored.info.dtype not in FLOATS:
+            raise self._bad(stored, f"is no part of a {self._config.type} adapter", "save the adapter again")
+        if name in self.replaced:
+            raise self._bad(stored, f"and another one are both {name}", "save the adapter again")
+        self.replaced[name] = stored
+
+    def _bad(self, stored: Stored, problem: str, mend: str) -> InvalidError:
+        return bad_tensor(self._folder, stored.info.name, problem, mend)
 
 
-def _check_pair(adapter: Adapter, pair: _Pair) -> None:
-    """The factors chain, with the rank that the configuration says, on a module that it targets."""
-    name, rank = pair.down.info.name, adapter.config.rank(pair.module)
-    found = (pair.down.info.shape[0], pair.up.info.shape[1])
-    if found != (rank, rank):
-        problem = f"has rank {found[0]} (its other factor {found[1]}), the configuration says {rank}"
-        raise _bad_tensor(adapter.path, name, problem, "save weights and configuration together")
-    if not adapter.config.targets(pair.module):
-        problem = f"is on {pair.module}, which target_modules does not name"
-        raise _bad_tensor(adapter.path, name, problem, "save weights and configuration together")
-    adapter.config.scale(pair.module)
+def _plain(name: str) -> str:
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Site:
-    """A model that an adapter's pairs are to go into.
-
-    Attributes:
-        tied: The embedding is the head, too: no head lies on disk, and the configuration does not say otherwise.
-        conv1d: A family with transformers' Conv1D.
-    """
-
-    adapter: Adapter
-    model: ModelFolder
-    tied: bool
-    conv1d: bool
-
-    @classmethod
-    def of(cls, adapter: Adapter, model: ModelFolder) -> _Site:
-        config = model.config()
-        headless = all(place.component != "head" for place in model.network.places.values())
-        tied = headless and config.get("tie_word_embeddings") is not False
-        return cls(adapter=adapter, model=model, tied=tied, conv1d=config.get("model_type") in _CONV1D_MODELS)
-
-    def name_of(self, pair: _Pair) -> str:
-        """Name on disk of a module's weight, which may be stored with or without the outermost prefix."""
-        whole = f"{pair.module}.weight"
-        _, _, inner = whole.partition(".")
-        for name in (whole, inner, f"model.{whole}", f"transformer.{whole}"):
-            if name in self.model.tensors:
-                return name
-        if self.tied and pair.module.rpartition(".")[2] in _HEADS:
-            raise self._tied_error(pair)
-        problem = f"is on {pair.module}, which the model has not"
-        raise _bad_tensor(self.adapter.path, pair.down.info.name, problem, _RIGHT_MODEL)
-
-    def term(self, pair: _Pair, name: str, weight: float) -> LowRank:
-        """The term of a pair, its shapes checked against the weight."""
-        info = self.model.tensors[name].info
-        if self.tied and self.model.network.component_of(name) == "embedding.token":
-            raise self._tied_error(pair)
-        shape = (pair.up.info.shape[0], pair.down.info.shape[1])
-        transposed = self._is_transposed(pair, info.shape)
-        if info.dtype not in FLOATS or info.shape != (shape[::-1] if transposed else shape):
-            problem = f"and its other factor make {list(shape)}; {name} is {info.dtype} {list(info.shape)}"
-            raise _bad_tensor(self.adapter.path, pair.down.info.name, problem, _RIGHT_MODEL)
-        scale = weight * self.adapter.config.scale(pair.module)
-        return LowRank(down=pair.down, up=pair.up, transposed=transposed, scale=scale)
-
-    def _is_transposed(self, pair: _Pair, shape: tuple[int, ...]) -> bool:
-        """The shape tells. For a square weight the family does; PEFT's flag speaks for the last module wrapped only."""
-        rows, columns = pair.up.info.shape[0], pair.down.info.shape[1]
-        if pair.embedding or rows != columns:
-            return pair.embedding or shape == (columns, rows)
-        if self.conv1d:
-            return pair.module.rpartition(".")[2] in _CONV1D_MODULES
-        return self.adapter.config.fan_in_fan_out
-
-    def _tied_error(self, pair: _Pair) -> InvalidError:
-        problem = "is on an embedding that is tied to the head: the sum would change both"
-        mend = "train the adapter on other modules, or untie the model first"
-        return _bad_tensor(self.adapter.path, pair.down.info.name, problem, mend)
+def _split(name: str, leaves: Iterable[str]) -> tuple[str, str]:
+    """Module and leaf; the leaf is empty where the name ends in none of them."""
+    for leaf in sorted(leaves, key=len, reverse=True):
+        if name.endswith(f".{leaf}"):
+            return name.removesuffix(f".{leaf}"), leaf
+    return "", ""
 
 
-def _load_factor(stored: Stored) -> torch.Tensor:
-    values = stored.load().to(torch.float64)
-    if not bool(torch.isfinite(values).all()):
-        raise InvalidError(
-            f"tensor {stored.info.name!r} holds NaN or an infinity",
-            where=str(stored.path),
-            mend="train the adapter again; its training went wrong",
-        )
-    return values
-
-
-def _bad_tensor(folder: Path, name: str, problem: str, mend: str) -> InvalidError:
+def bad_tensor(folder: Path, name: str, problem: str, mend: str) -> InvalidError:
+    """An error on one tensor of an adapter."""
     return InvalidError(f"tensor {name!r} {problem}", where=str(folder / ADAPTER_WEIGHTS), mend=mend)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from builder.weights.dtypes import FLOATS, dtype_name
 from builder.weights.folder import INDEX, ModelFolder, plain_file, read_model
-from builder.weights.stream import FLOATS, Content, Held, Scratch, dtype_name, one_torch_thread
+from builder.weights.stream import CPU, Content, Held, Scratch, one_torch_thread
 from registry.artifact import LISTING, Artifact
 from registry.canonical import pretty
 from registry.components import Network, Place
@@ -92,7 +93,13 @@ def write_model(
 
 
 def rewrite_model(
-    out: Path, *, model: ModelFolder, changed: Mapping[str, Content], provenance: Provenance, threads: int = 0
+    out: Path,
+    *,
+    model: ModelFolder,
+    changed: Mapping[str, Content],
+    provenance: Provenance,
+    threads: int = 0,
+    device: torch.device = CPU,
 ) -> tuple[WrittenFile, ...]:
     """Write a model that differs from ``model`` in the tensors of ``changed``, which are streamed.
 
@@ -102,6 +109,7 @@ def rewrite_model(
         changed: Name -> content; name, dtype and shape are those of the tensor that it takes the place of.
         provenance: Goes into the metadata of rewritten shards.
         threads: How many files at once; 0 for one per core.
+        device: Where sums are made.
 
     Returns:
         The files whose digests are known, as :func:`write_model` does.
@@ -125,7 +133,7 @@ def rewrite_model(
     linked += model.others
     for name in linked:
         link(plain_file(model.path, name), out / name)
-    written = _write_shards(out, jobs, provenance.to_metadata(), threads)
+    written = _write_shards(out, jobs, provenance.to_metadata(), threads, device)
     _prove(model, out, written)
     return (*written, *_known(model.path, linked))
 
@@ -284,13 +292,13 @@ def _without_aliases(tensors: Mapping[str, torch.Tensor], *, known: Mapping[str,
 
 
 def _write_shards(
-    out: Path, jobs: Sequence[_Shard], metadata: Mapping[str, str], threads: int
+    out: Path, jobs: Sequence[_Shard], metadata: Mapping[str, str], threads: int, device: torch.device = CPU
 ) -> tuple[WrittenFile, ...]:
     """Write files side by side, the largest first; each thread has buffers of its own."""
     count = min(threads or _cores(), max(1, len(jobs)))
     scratches: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
     for _ in range(count):
-        scratches.put(Scratch())
+        scratches.put(Scratch(device=device))
 
     def write(job: _Shard) -> WrittenFile:
         scratch = scratches.get()

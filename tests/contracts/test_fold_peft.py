@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +12,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from builder.weights.adapters import read_adapter
+from builder.weights.effect import Changed
 from builder.weights.folder import read_model
 from builder.weights.layout import rewrite_model, write_new_model
-from builder.weights.stream import Scratch, Summed, round_once
+from builder.weights.rounding import round_once
+from builder.weights.site import Site
+from builder.weights.stream import Scratch
 from registry.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -81,11 +85,11 @@ def merged_in_float64(base: Path, adapters: Mapping[Path, float]) -> dict[str, t
 
 def folded(base: Path, out: Path, adapters: Mapping[Path, float]) -> dict[str, torch.Tensor]:
     model = read_model(base)
-    terms: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
     for adapter, weight in adapters.items():
-        for name, term in read_adapter(adapter).terms(model, weight=weight).items():
-            terms.setdefault(name, []).append(term)
-    changed = {name: Summed(base=model.tensors[name], terms=tuple(some)) for name, some in terms.items()}
+        for name, applied in Site.of(read_adapter(adapter), model).effects().items():
+            effects.setdefault(name, []).append(replace(applied, scale=weight))
+    changed = {name: Changed(base=model.tensors[name], effects=tuple(some)) for name, some in effects.items()}
     out.mkdir()
     rewrite_model(out, model=model, changed=changed, provenance=NOTHING)
     return dict(AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict())

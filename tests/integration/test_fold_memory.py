@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 
 from bench.fold_lora import fold_context
-from builder.stages.weights import fold
+from builder.stages.fold import fold
 
 folder = Path(sys.argv[1])
 outcome = fold(fold_context(folder / "base", [folder / "adapter"], folder / "out", threads=2))

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from builder.manifest import FoldStage
-from builder.stages.weights import fold
+from builder.stages.fold import fold
+from builder.weighting import ONE
 from builder.weights.folder import read_model
-from builder.weights.stream import Scratch, round_once
+from builder.weights.rounding import round_once
+from builder.weights.stream import Scratch
 from registry.artifact import Artifact
 from registry.digest import Digest
 from registry.errors import InvalidError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from builder.stage import Context, Input, Outcome
 
-SETTINGS = FoldStage(from_="base", adapters={"tone": 1.0})
+SETTINGS = FoldStage(from_="base", adapters={"tone": ONE})
 
 
 @pytest.fixture
@@ -199,4 +201,8 @@ def test_a_weight_that_is_no_number_is_refused(shop: Workshop) -> None:
     adapter = shop.input("adapter", shop.adapter(base), name="tone", weight=float("nan"))
     with pytest.raises(InvalidError) as caught:
         run(shop, shop.input("from", base), adapter)
-    assert str(caught.value) == "weight nan is no number\n  where: adapter tone\n  mend: write a finite number"
+    assert str(caught.value) == (
+        "expected a number, got nan\n"
+        "  where: adapter tone\n"
+        "  mend: write a number, a list of numbers over depth, or a list of tables with `on` and `value`"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.weights.adapters import read_adapter
+from builder.weights.effect import Applied, Changed
 from builder.weights.folder import read_model
-from builder.weights.stream import BLOCK_BYTES, Scratch, Summed
+from builder.weights.methods.lora import LowRank
+from builder.weights.site import Site
+from builder.weights.stream import BLOCK_BYTES, Scratch
 from registry.errors import InvalidError, NotFoundError
 from tests.workshop import HIDDEN, INNER, QUERY, Workshop, llama, lora
 
@@ -24,6 +28,10 @@ DOWN_B = f"base_model.model.{QUERY}.lora_B.weight"
 SQUARE = {QUERY: (HIDDEN, HIDDEN)}
 
 
+def effects(shop: Workshop, adapter: Path, model: Path | None = None) -> dict[str, Applied]:
+    return Site.of(read_adapter(adapter), read_model(model or shop.model())).effects()
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Workshop:
     return Workshop(root=tmp_path)
@@ -32,34 +40,27 @@ def shop(tmp_path: Path) -> Workshop:
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        ({"peft_type": "IA3"}, "adapters of type IA3 cannot be folded yet"),
         (
-            {"use_dora": True},
-            "use_dora = True cannot be folded yet: DoRA scales the rows of the sum, it is no plain addition",
+            {"peft_type": "P_TUNING"},
+            "adapters of type P_TUNING cannot be folded: it is a learnt prompt, so no weight holds it",
         ),
-        ({"bias": "all"}, "bias = 'all' cannot be folded yet: it changes biases too"),
-        ({"lora_bias": True}, "lora_bias = True cannot be folded yet: its factors have biases"),
-        (
-            {"modules_to_save": ["lm_head"]},
-            "modules_to_save = ['lm_head'] cannot be folded yet: it replaces whole modules",
-        ),
-        (
-            {"trainable_token_indices": [1, 2]},
-            "trainable_token_indices = [1, 2] cannot be folded yet: it replaces rows of the embedding",
-        ),
+        ({"peft_type": "MAGIC"}, "adapters of type MAGIC are not known"),
+        ({"lora_bias": True}, "lora_bias = True cannot be folded: its factors have biases"),
+        ({"use_dora": True}, f"tensor '{DOWN_A}' has no lora_magnitude_vector beside it"),
+        ({"use_dora": "yes"}, "use_dora = 'yes' is neither true nor false"),
         (
             {"target_parameters": ["experts.gate_up_proj"]},
-            "target_parameters = ['experts.gate_up_proj'] cannot be folded yet: it changes stacked expert weights",
+            "target_parameters = ['experts.gate_up_proj'] cannot be folded: it changes stacked expert weights",
         ),
         (
             {"init_lora_weights": "pissa_niter_16"},
-            "init_lora_weights = 'pissa_niter_16' cannot be folded yet: it changed its base when training began",
+            "init_lora_weights = 'pissa_niter_16' cannot be folded: it changed its base when training began",
         ),
-        ({"use_magic": {"a": 1}}, "use_magic = {'a': 1} cannot be folded yet: this tool does not know what it means"),
-        ({"r": 3}, f"tensor '{DOWN_A}' has rank 2 (its other factor 2), the configuration says 3"),
-        ({"r": True}, f"rank True of {QUERY} is no whole number from 1"),
-        ({"lora_alpha": "8"}, f"alpha '8' of {QUERY} is no number"),
-        ({"rank_pattern": []}, f"tensor '{DOWN_A}' has rank 2 (its other factor 2), the configuration says 4"),
+        ({"use_magic": {"a": 1}}, "use_magic = {'a': 1} cannot be folded: this tool does not know what it means"),
+        ({"r": 3}, f"tensor '{DOWN_A}' is [2, 8], LORA on {QUERY} needs [3, 8]"),
+        ({"r": True}, f"r True of {QUERY} is no whole number from 1"),
+        ({"lora_alpha": "8"}, f"lora_alpha '8' of {QUERY} is no number"),
+        ({"rank_pattern": []}, f"tensor '{DOWN_A}' is [2, 8], LORA on {QUERY} needs [4, 8]"),
         ({"rank_pattern": ["q_proj"]}, "rank_pattern is not a table"),
         (
             {"alpha_pattern": {"q_proj": 3, r"layers\.0\..*": 5}},
@@ -89,7 +90,7 @@ def test_a_configuration_that_cannot_be_folded_is_refused_by_name(
 ) -> None:
     rank = {"r": 4} if config == {"rank_pattern": []} else {}
     with pytest.raises(InvalidError) as caught:
-        read_adapter(shop.adapter(None, lora(SQUARE), **{**rank, **config}))
+        effects(shop, shop.adapter(None, lora(SQUARE), **{**rank, **config}))
     assert caught.value.what == what
 
 
@@ -108,32 +109,43 @@ def test_settings_that_do_not_change_the_sum_are_fine(shop: Workshop) -> None:
             use_something_new=None,
         )
     )
-    assert [pair.module for pair in adapter.pairs] == [QUERY]
+    assert [part.module for part in adapter.parts] == [QUERY]
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({DOWN_A: None}, f"tensor '{DOWN_B}' has no factor A beside it"),
-        ({DOWN_B: None}, f"tensor '{DOWN_A}' has no factor B beside it"),
-        ({DOWN_A: torch.ones(0, HIDDEN)}, f"tensor '{DOWN_A}' is F32 [0, 8], no matrix of floats"),
-        ({DOWN_A: torch.ones(HIDDEN)}, f"tensor '{DOWN_A}' is F32 [8], no matrix of floats"),
-        ({DOWN_A: torch.ones(2, HIDDEN, dtype=torch.int8)}, f"tensor '{DOWN_A}' is I8 [2, 8], no matrix of floats"),
-        (
-            {DOWN_B: torch.ones(HIDDEN, 3)},
-            f"tensor '{DOWN_A}' has rank 2 (its other factor 3), the configuration says 2",
-        ),
+        ({DOWN_A: None}, f"tensor '{DOWN_B}' has no lora_A.weight beside it"),
+        ({DOWN_B: None}, f"tensor '{DOWN_A}' has no lora_B.weight beside it"),
+        ({DOWN_A: torch.ones(0, HIDDEN)}, f"tensor '{DOWN_A}' is F32 [0, 8], which holds nothing"),
+        ({DOWN_A: torch.ones(HIDDEN)}, f"tensor '{DOWN_A}' is [8], LORA on {QUERY} needs [2, 8]"),
+        ({DOWN_A: torch.ones(2, HIDDEN, dtype=torch.int8)}, f"tensor '{DOWN_A}' is I8 [2, 8], no floats"),
+        ({DOWN_B: torch.ones(HIDDEN, 3)}, f"tensor '{DOWN_B}' is [8, 3], LORA on {QUERY} needs [8, 2]"),
         (
             {"base_model.model.model.embed_tokens.weight": torch.ones(2, 2)},
-            "tensor 'base_model.model.model.embed_tokens.weight' is no factor of a LoRA pair",
+            "tensor 'base_model.model.model.embed_tokens.weight' is [2, 2]; model.embed_tokens.weight is [16, 8]",
         ),
         (
-            {f"base_model.model.{QUERY}.base_layer.weight": torch.ones(2, 2)},
-            f"tensor 'base_model.model.{QUERY}.base_layer.weight' is no factor of a LoRA pair",
+            {f"base_model.model.{QUERY}.base_layer.weight": torch.ones(HIDDEN, HIDDEN)},
+            (
+                f"tensor 'base_model.model.{QUERY}.base_layer.weight' is another {QUERY}.weight than the model's, "
+                "and modules_to_save does not name it"
+            ),
+        ),
+        (
+            {"base_model.model.model.norm.weight": torch.ones(HIDDEN)},
+            (
+                "tensor 'base_model.model.model.norm.weight' is another model.norm.weight than the model's, "
+                "and modules_to_save does not name it"
+            ),
+        ),
+        (
+            {"base_model.model.model.norm.bias": torch.ones(HIDDEN)},
+            "tensor 'base_model.model.model.norm.bias' is no part of a LORA adapter",
         ),
         (
             {DOWN_B: None, f"base_model.model.{QUERY}.lora_embedding_B": torch.ones(HIDDEN, 2)},
-            f"tensor '{DOWN_A}' is beside a factor of another form",
+            f"tensor '{DOWN_A}' has no lora_B.weight beside it",
         ),
         ({DOWN_A: None, DOWN_B: None}, "the adapter has no tensors"),
     ],
@@ -143,7 +155,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 ) -> None:
     tensors = {name: tensor for name, tensor in (lora(SQUARE) | change).items() if tensor is not None}
     with pytest.raises(InvalidError) as caught:
-        read_adapter(shop.adapter(None, tensors))
+        effects(shop, shop.adapter(None, tensors))
     assert caught.value.what == what
 
 
@@ -165,9 +177,8 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 def test_what_the_base_has_not_is_refused_by_name(
     shop: Workshop, modules: dict[str, tuple[int, int]], what: str
 ) -> None:
-    adapter = read_adapter(shop.adapter(None, lora(modules)))
     with pytest.raises(InvalidError) as caught:
-        adapter.terms(read_model(shop.model()))
+        effects(shop, shop.adapter(None, lora(modules)))
     assert caught.value.what.endswith(f"' {what}")
 
 
@@ -175,7 +186,7 @@ def test_what_the_base_has_not_is_refused_by_name(
 def test_a_tied_embedding_is_refused(shop: Workshop, module: str) -> None:
     adapter = read_adapter(shop.adapter(None, lora({module: (16, HIDDEN)})))
     with pytest.raises(InvalidError) as caught:
-        adapter.terms(read_model(shop.model(llama(tied=True), tie_word_embeddings=True)))
+        effects(shop, adapter.path, shop.model(llama(tied=True), tie_word_embeddings=True))
     assert str(caught.value) == (
         f"tensor 'base_model.model.{module}.lora_A.weight' is on an embedding that is tied to the head: "
         "the sum would change both\n"
@@ -186,8 +197,7 @@ def test_a_tied_embedding_is_refused(shop: Workshop, module: str) -> None:
 
 @pytest.mark.parametrize("module", ["layers.0.self_attn.q_proj", QUERY, f"language.{QUERY}"])
 def test_the_outermost_prefix_may_be_there_or_not(shop: Workshop, module: str) -> None:
-    adapter = read_adapter(shop.adapter(None, lora({module: (HIDDEN, HIDDEN)})))
-    assert list(adapter.terms(read_model(shop.model()))) == [f"{QUERY}.weight"]
+    assert list(effects(shop, shop.adapter(None, lora({module: (HIDDEN, HIDDEN)})))) == [f"{QUERY}.weight"]
 
 
 @pytest.mark.parametrize(
@@ -204,9 +214,9 @@ def test_the_outermost_prefix_may_be_there_or_not(shop: Workshop, module: str) -
     ],
 )
 def test_the_scale_is_that_of_the_configuration(shop: Workshop, config: dict[str, object], scale: float) -> None:
-    adapter = read_adapter(shop.adapter(None, lora(SQUARE), **config))
-    (term,) = adapter.terms(read_model(shop.model()), weight=2.0).values()
-    assert term.scale == 2 * scale
+    (applied,) = effects(shop, shop.adapter(None, lora(SQUARE), **config)).values()
+    assert isinstance(applied.effect, LowRank)
+    assert applied.effect.scale == scale
 
 
 @settings(max_examples=25, deadline=None)
@@ -228,10 +238,10 @@ def test_the_bytes_of_a_fold_do_not_depend_on_the_size_of_blocks(
 ) -> None:
     shop = Workshop(root=tmp_path_factory.mktemp("blocks"))
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(dtype)
-    model = read_model(shop.model({f"{QUERY}.weight": weight}))
-    adapter = read_adapter(shop.adapter(None, lora({QUERY: (rows, columns)}, rank=rank), r=rank))
-    ((name, term),) = adapter.terms(model).items()
-    content = Summed(base=model.tensors[name], terms=(term, term))
+    folder = shop.model({f"{QUERY}.weight": weight})
+    adapter = shop.adapter(None, lora({QUERY: (rows, columns)}, rank=rank), r=rank)
+    ((name, applied),) = effects(shop, adapter, folder).items()
+    content = Changed(base=read_model(folder).tensors[name], effects=(applied, replace(applied, scale=-0.3)))
     found = [b"".join(map(bytes, content.blocks(Scratch(size)))) for size in (block_bytes, BLOCK_BYTES)]
     assert found[0] == found[1]
 
@@ -243,15 +253,16 @@ def test_square_conv1d_weights_are_told_by_family_and_name(shop: Workshop) -> No
         "transformer.h.0.attn.other.weight": torch.ones(HIDDEN, HIDDEN),
     }
     modules = {"transformer.h.0.attn.c_proj": (HIDDEN, HIDDEN), "transformer.h.0.attn.other": (HIDDEN, HIDDEN)}
-    adapter = read_adapter(shop.adapter(None, lora(modules), fan_in_fan_out=False))
-    terms = adapter.terms(read_model(shop.model(tensors, model_type="gpt2")))
-    assert {name: term.transposed for name, term in terms.items()} == {
+    found = effects(
+        shop, shop.adapter(None, lora(modules), fan_in_fan_out=False), shop.model(tensors, model_type="gpt2")
+    )
+    assert {name: applied.transposed for name, applied in found.items()} == {
         "transformer.h.0.attn.c_proj.weight": True,
         "transformer.h.0.attn.other.weight": False,
     }
-    unknown = read_adapter(shop.adapter(None, lora(modules), fan_in_fan_out=True))
-    terms = unknown.terms(read_model(shop.model(tensors, model_type="own")))
-    assert all(term.transposed for term in terms.values())
+    unknown = shop.adapter(None, lora(modules), fan_in_fan_out=True)
+    found = effects(shop, unknown, shop.model(tensors, model_type="own"))
+    assert all(applied.transposed for applied in found.values())
 
 
 def test_a_missing_file_is_named(shop: Workshop) -> None:

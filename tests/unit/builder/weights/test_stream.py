@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +12,17 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builder.weights.stream import TORCH_DTYPES, Held, Scratch, Stored, Summed, is_finite, one_torch_thread, round_once
+from builder.weights.dtypes import TORCH_DTYPES
+from builder.weights.effect import Applied, Changed
+from builder.weights.rounding import is_finite, round_once
+from builder.weights.stream import Held, Scratch, Stored, one_torch_thread
 from registry.errors import InvalidError
 from registry.safetensors import TensorSpec, Writer, read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.weights.effect import Block, Span
     from builder.weights.stream import Content
 
 # dtype -> bits of precision, lowest and highest exponent
@@ -124,16 +129,43 @@ def taken(content: Content, block_bytes: int = 1 << 20) -> bytes:
 
 
 class Plus:
-    """A term given as a whole matrix."""
+    """Adds a whole matrix, given as the module sees it."""
+
+    additive = True
+    span: Span = "element"
 
     def __init__(self, matrix: torch.Tensor) -> None:
         self.matrix = matrix
 
-    def load(self) -> Plus:
+    def load(self, _device: torch.device) -> Plus:
         return self
 
-    def add(self, total: torch.Tensor, start: int, stop: int) -> None:
-        total += self.matrix[start:stop]
+    def apply(self, weight: torch.Tensor, _base: torch.Tensor, at: Block, scale: float) -> None:
+        weight.add_(self.matrix[at.rows, at.columns], alpha=scale)
+
+
+class Rotate(Plus):
+    """Multiplies from the left, so that every row depends on all others."""
+
+    additive = False
+    span: Span = "whole"
+
+    def apply(self, weight: torch.Tensor, _base: torch.Tensor, _at: Block, _scale: float) -> None:
+        weight.copy_(self.matrix @ weight)
+
+
+class Restore(Plus):
+    """Puts the base back and adds its matrix: what only the base as it was can give."""
+
+    additive = False
+    span: Span = "row"
+
+    def apply(self, weight: torch.Tensor, base: torch.Tensor, at: Block, _scale: float) -> None:
+        weight.copy_(base + self.matrix[at.rows, at.columns])
+
+
+def summed(base: Stored, *matrices: torch.Tensor) -> Changed:
+    return Changed(base=base, effects=tuple(Applied(effect=Plus(matrix)) for matrix in matrices))
 
 
 @settings(max_examples=30, deadline=None)
@@ -151,9 +183,50 @@ def test_a_sum_is_its_float64_reference_rounded_once_for_any_block_size(
     weight = torch.randn(rows, columns, generator=generator).to(TORCH_DTYPES[dtype])
     deltas = [torch.randn(rows, columns, generator=generator, dtype=torch.float64) for _ in range(3)]
     base = store(tmp_path_factory.getbasetemp() / "sum.safetensors", w=weight)["w"]
-    found = taken(Summed(base=base, terms=tuple(map(Plus, deltas))), block_bytes)
+    found = taken(summed(base, *deltas), block_bytes)
     reference = rounded((weight.double() + deltas[0] + deltas[1] + deltas[2]).view(-1), dtype)
     assert found == bytes(reference.view(torch.uint8).tolist())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    columns=st.integers(1, 20),
+    block_bytes=st.integers(1, 1024),
+    transposed=st.booleans(),
+    scale=st.sampled_from([1.0, 0.5, -2.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_effects_act_in_their_order_on_the_weight_as_the_module_sees_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    *,
+    rows: int,
+    columns: int,
+    block_bytes: int,
+    transposed: bool,
+    scale: float,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.randn(rows, columns, generator=generator).bfloat16()
+    stored = seen.T.contiguous() if transposed else seen
+    first, last = (torch.randn(rows, columns, generator=generator, dtype=torch.float64) for _ in range(2))
+    turn = torch.randn(rows, rows, generator=generator, dtype=torch.float64)
+    base = store(tmp_path_factory.getbasetemp() / "order.safetensors", w=stored)["w"]
+    effects = (Applied(effect=Plus(first)), Applied(effect=Rotate(turn), scale=scale), Applied(effect=Restore(last)))
+    for used in (effects[:2], effects[1::-1], effects):
+        total = seen.double()
+        for one in used:
+            if isinstance(one.effect, Restore):
+                total = seen.double() + last
+            elif isinstance(one.effect, Rotate):
+                total = total + scale * (turn @ total - total) if scale != 1 else turn @ total
+            else:
+                total = total + first
+        expected = rounded((total.T if transposed else total).reshape(-1), "BF16")
+        placed = tuple(replace(one, transposed=transposed) for one in used)
+        found = taken(Changed(base=base, effects=placed), block_bytes)
+        assert found == bytes(expected.view(torch.uint8).tolist())
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3, 64, 1 << 20])
@@ -194,7 +267,7 @@ def test_a_held_nan_is_refused_by_name() -> None:
 def test_a_nan_in_the_base_of_a_sum_is_refused_by_name(tmp_path: Path) -> None:
     base = store(tmp_path / "f.safetensors", w=torch.tensor([[1.0, math.inf]]))["w"]
     with pytest.raises(InvalidError) as caught:
-        taken(Summed(base=base, terms=(Plus(torch.zeros(1, 2)),)))
+        taken(summed(base, torch.zeros(1, 2)))
     assert caught.value.what == "tensor 'w' holds NaN or an infinity"
     assert caught.value.where == str(tmp_path / "f.safetensors")
 
@@ -202,7 +275,7 @@ def test_a_nan_in_the_base_of_a_sum_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_sum_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
     base = store(tmp_path / "f.safetensors", w=torch.full((1, 2), 65000.0, dtype=torch.float16))["w"]
     with pytest.raises(InvalidError) as caught:
-        taken(Summed(base=base, terms=(Plus(torch.full((1, 2), 1000.0)),)))
+        taken(summed(base, torch.full((1, 2), 1000.0)))
     assert caught.value.what == "values of 'w' are beyond what F16 can hold"
 
 

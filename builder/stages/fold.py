@@ -1,30 +1,35 @@
-"""Stages that compute weights from weights. ``fold``: adapters into a model.
+"""Kind ``fold``: adapters into a model.
 
-The adapters are summed in the space of their deltas, in the order of their digests, and rounded once; so neither the
-order of the manifest's mapping nor their number costs anything but the sum itself.
+What only adds is summed in the space of the deltas, in the order of the adapters' digests, and rounded once; so neither
+the order of the manifest's mapping nor the number of adapters costs anything but the sum itself. Where an adapter does
+something else to a weight that another one changes too, the order matters, and the manifest must say it.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from builder.stage import Context, Outcome
+from builder.weighting import ONE, Weighting
 from builder.weights.adapters import Adapter, read_adapter
+from builder.weights.effect import Applied, Changed
 from builder.weights.folder import ModelFolder, read_model
 from builder.weights.layout import rewrite_model
-from builder.weights.stream import Summed, Term
+from builder.weights.site import Site
 from registry.components import spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
 from registry.record import ComponentChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from builder.manifest import FoldStage
+    from builder.runner import Runner
     from builder.stage import Input
     from registry.components import Network
     from registry.digest import Digest
@@ -36,30 +41,39 @@ _ROUNDED_DTYPES = frozenset({"F16", "BF16"})  # so few bits that the float64 sum
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """One adapter of the fold, checked against the model."""
+    """One adapter of the fold, checked against the model.
+
+    Attributes:
+        name: The manifest's word for it.
+        source: Where it came from.
+        type: PEFT's name of its type, in small letters.
+        weights_digest: Of its tensors.
+        effects: Tensor name -> what is done to it.
+        notes: For the record.
+    """
 
     name: str
+    source: str
+    type: str
     weights_digest: Digest
-    terms: Mapping[str, Term]
+    effects: Mapping[str, Applied]
     notes: tuple[str, ...]
 
 
 def fold(context: Context[FoldStage]) -> Outcome:
-    """Add LoRA adapters into the model that they were trained on, or into a descendant of it.
+    """Put adapters into the model that they were trained on, or into a descendant of it.
 
     Raises:
-        InvalidError: An adapter of an unrelated base or that does not fit, a quantised model, NaN or an infinity.
+        InvalidError: An adapter of an unrelated base or that does not fit, an order that matters and is not said, a
+            quantised model, NaN or an infinity.
         OSError: A file cannot be read or written.
     """
     base = context.one("from")
     model = read_model(base.path)
     _check_floats(model)
     parts = [_part(one, base, model) for one in sorted(context.all("adapter"), key=_order)]
-    terms: dict[str, tuple[Term, ...]] = defaultdict(tuple)
-    for part in parts:
-        for name, term in part.terms.items():
-            terms[name] += (term,)
-    changed = {name: Summed(base=model.tensors[name], terms=added) for name, added in terms.items()}
+    ordered = any("place" in one.settings for one in context.all("adapter"))
+    changed = _changed(model, parts, ordered=ordered)
     context.say(f"fold: {len(changed)} of {len(model.tensors)} tensors change")
     written = rewrite_model(
         context.out,
@@ -67,6 +81,7 @@ def fold(context: Context[FoldStage]) -> Outcome:
         changed=changed,
         provenance=_provenance(base, parts, model.network, changed),
         threads=context.runner.threads,
+        device=_device(context.runner),
     )
     exact = all(content.spec.dtype in _ROUNDED_DTYPES for content in changed.values())
     return Outcome(
@@ -78,26 +93,60 @@ def fold(context: Context[FoldStage]) -> Outcome:
     )
 
 
-def _order(one: Input) -> tuple[Digest, float]:
-    """By digest: an order that no manifest can change."""
-    return one.digest, _weight(one)
+def _order(one: Input) -> tuple[int, Digest, str]:
+    """The place that the manifest gives; else by digest, an order that no mapping can change."""
+    place = one.settings.get("place", 0)
+    return place if isinstance(place, int) else 0, one.digest, str(one.settings.get("weight"))
 
 
-def _weight(one: Input) -> float:
-    weight = one.settings.get("weight", 1.0)
-    if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
-        raise InvalidError(f"weight {weight!r} is no number", where=f"adapter {one.name}", mend="write a finite number")
-    return float(weight)
+def _device(runner: Runner) -> torch.device:
+    """A device only where it is asked for: reading and writing take most of the time, and the bytes are the same."""
+    return torch.device("cuda" if runner.device == "cuda" else "cpu")
 
 
 def _part(one: Input, base: Input, model: ModelFolder) -> _Part:
     adapter = read_adapter(one.path)
     notes = _check_base(adapter, one, base)
-    weight = _weight(one)
-    terms = adapter.terms(model, weight=weight)
-    if weight == 0:  # the law of a sum: nothing is added, so nothing is touched
-        terms, notes = {}, (*notes, f"adapter {one.name} has weight 0: nothing of it was added")
-    return _Part(name=one.name, weights_digest=_digest_of(one), terms=terms, notes=notes)
+    weighting = Weighting.parse(one.settings.get("weight", ONE.to_json()), where=f"adapter {one.name}")
+    scales = weighting.resolve(model.network)
+    effects = Site.of(adapter, model).effects()
+    kept = {name: replace(applied, scale=scales[name]) for name, applied in effects.items() if scales[name]}
+    if not kept:  # the law of a sum: nothing is added, so nothing is touched
+        notes = (*notes, f"adapter {one.name} has weight 0: nothing of it was added")
+    return _Part(
+        name=one.name,
+        source=one.source,
+        type=adapter.config.type.lower(),
+        weights_digest=_digest_of(one),
+        effects=kept,
+        notes=notes,
+    )
+
+
+def _changed(model: ModelFolder, parts: Sequence[_Part], *, ordered: bool) -> dict[str, Changed]:
+    """Every tensor that changes, with its effects in order.
+
+    Raises:
+        InvalidError: Adapters whose order matters meet in one tensor, and no order was said.
+    """
+    users: dict[str, list[_Part]] = defaultdict(list)
+    for part in parts:
+        for name in part.effects:
+            users[name].append(part)
+    for name, some in users.items():
+        strange = [part for part in some if not part.effects[name].effect.additive]
+        if strange and len(some) > 1 and not ordered:
+            others = ", ".join(part.name for part in some if part is not strange[0])
+            raise InvalidError(
+                f"{strange[0].name} is {strange[0].type}, which is no sum, and {others} changes {name!r} too: "
+                "the order matters",
+                where=f"{strange[0].source} into {model.path.name}",
+                mend="say it: `order: [first, second]`, or fold them in stages of their own",
+            )
+    return {
+        name: Changed(base=model.tensors[name], effects=tuple(part.effects[name] for part in some))
+        for name, some in users.items()
+    }
 
 
 def _digest_of(one: Input) -> Digest:
@@ -143,14 +192,14 @@ def _check_floats(model: ModelFolder) -> None:
         )
 
 
-def _provenance(base: Input, parts: Iterable[_Part], network: Network, changed: Iterable[str]) -> Provenance:
+def _provenance(base: Input, parts: Sequence[_Part], network: Network, changed: Iterable[str]) -> Provenance:
     counts = network.count(changed)
     layers = {place.layer for name in changed if (place := network.places.get(name)) is not None}
     inputs = [ProvenanceInput(role="from", weights_digest=_digest_of(base))]
     inputs += [ProvenanceInput(role="adapter", weights_digest=part.weights_digest) for part in parts]
     return Provenance(
         kind="fold",
-        method="lora",
+        method="+".join(sorted({part.type for part in parts})),
         components=tuple(sorted(count.component for count in counts)),
         layers=spell_layers(layer for layer in layers if layer is not None),
         inputs=tuple(sorted(inputs)),
@@ -161,7 +210,7 @@ def _changes(network: Network, parts: Iterable[_Part]) -> tuple[ComponentChange,
     """What each component got, by which adapters; what none touched is kept."""
     by_tensor: dict[str, tuple[str, ...]] = dict.fromkeys(network.names, ())
     for part in parts:
-        for name in part.terms:
+        for name in part.effects:
             by_tensor[name] = tuple(sorted({*by_tensor[name], part.name}))
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, adapters in by_tensor.items():
