@@ -21,86 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.models import SMALL, layers_for, make_model
 from registry.digest import digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import torch
 
     from builder.stage import Context, Input
 
-HIDDEN, INNER, HEADS, KEY_VALUE_HEADS, WORDS = 2048, 5632, 16, 4, 32_000
 RANK = 16
 RUNS = 3
 NOTHING = digest_bytes(b"")
-
-
-def make_model(folder: Path, *, size_bytes: int) -> int:
-    """Write a Llama-shaped bfloat16 model of at least ``size_bytes``, streamed; returns its size in bytes.
-
-    The weights are the bytes of a small random matrix over and over: their values matter to no one here.
-    """
-    import torch
-
-    from builder.weights.layout import write_contents  # noqa: PLC0415
-    from registry.artifact import Artifact  # noqa: PLC0415
-    from registry.provenance import Provenance  # noqa: PLC0415
-    from registry.safetensors import TensorSpec  # noqa: PLC0415
-
-    noise = (torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02).to(torch.bfloat16)
-    data = memoryview(bytes(noise.view(torch.uint8).tolist()))
-
-    @dataclass(frozen=True)
-    class Noise:
-        spec: TensorSpec
-
-        def blocks(self, _: object) -> Iterator[memoryview]:
-            for start in range(0, self.spec.size_bytes, len(data)):
-                yield data[: self.spec.size_bytes - start]
-
-    key_value = HIDDEN // HEADS * KEY_VALUE_HEADS
-    layer = {
-        "input_layernorm": (HIDDEN,),
-        "mlp.down_proj": (HIDDEN, INNER),
-        "mlp.gate_proj": (INNER, HIDDEN),
-        "mlp.up_proj": (INNER, HIDDEN),
-        "post_attention_layernorm": (HIDDEN,),
-        "self_attn.k_proj": (key_value, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.v_proj": (key_value, HIDDEN),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (WORDS, HIDDEN), "model.norm.weight": (HIDDEN,)}
-    layers = 0
-    while sum(_size(shape) for shape in shapes.values()) < size_bytes:
-        shapes |= {f"model.layers.{layers}.{name}.weight": shape for name, shape in layer.items()}
-        layers += 1
-    folder.mkdir(parents=True)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "dtype": "bfloat16",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INNER,
-        "model_type": "llama",
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": layers,
-        "num_key_value_heads": KEY_VALUE_HEADS,
-        "tie_word_embeddings": True,
-        "vocab_size": WORDS,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    contents = {name: Noise(TensorSpec(name=name, dtype="BF16", shape=shape)) for name, shape in shapes.items()}
-    written = write_contents(folder, contents=contents, provenance=Provenance(kind="import", method="model"))
-    Artifact.from_folder(folder, "model", written).write(folder)
-    return sum(file.size_bytes for file in written)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 2  # bytes of a bfloat16
-    for count in shape:
-        size *= count
-    return size
 
 
 def make_adapter(folder: Path, base: Path) -> None:
@@ -132,7 +65,7 @@ def make_adapter(folder: Path, base: Path) -> None:
     Artifact.from_folder(folder, "adapter", written).write(folder)
 
 
-def fold_context(base: Path, adapters: Sequence[Path], out: Path, *, threads: int) -> Context[Any]:
+def fold_context(base: Path, adapters: Sequence[Path], out: Path, *, threads: int, device: str = "cpu") -> Context[Any]:
     """What ``varietal run`` would give a fold stage."""
     from builder.manifest import FoldStage  # noqa: PLC0415
     from builder.runner import Runner  # noqa: PLC0415
@@ -150,7 +83,7 @@ def fold_context(base: Path, adapters: Sequence[Path], out: Path, *, threads: in
         work=out.parent,
         out=out,
         root=out.parent,
-        runner=Runner(threads=threads),
+        runner=Runner(threads=threads, device="cuda" if device == "cuda" else "cpu"),
         say=lambda _: None,
     )
 
@@ -246,7 +179,8 @@ def _figure(bench: str, ours: float, peer: float, bound: float, unit: str) -> di
 def compare(folder: Path, size_bytes: int, *, with_peft: bool) -> list[dict[str, Any]]:
     """Run ours and the copy three times in turn, PEFT once; print a table of the best runs."""
     base, adapter = folder / "base", folder / "adapter"
-    print(f"base: {make_model(base, size_bytes=size_bytes)} bytes in bfloat16, LoRA of rank {RANK} on all projections")
+    made = make_model(base, SMALL, layers=layers_for(SMALL, size_bytes))
+    print(f"base: {made} bytes in bfloat16, LoRA of rank {RANK} on all projections")
     make_adapter(adapter, base)
     folds, copies = [], []
     for _ in range(RUNS):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from registry import cli as registry_cli
 from registry.canonical import pretty
-from registry.errors import Error, InvalidError, MachineError, NotFoundError, RefusedError
+from registry.errors import DigestMismatchError, Error, InvalidError, MachineError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
+    from builder.recompute import Recomputed
+    from registry.artifact import Artifact
     from registry.canonical import JSON
     from registry.digest import Digest
+    from registry.history import Repository
+    from registry.record import Record
 
 __all__ = ["app", "main"]
 
@@ -57,9 +62,35 @@ def _init(
     """Make a repository for variants: git, DVC, pipelines, params.yaml."""
     from builder.init import init
 
-    written = init(folder, dict(_parse_base(folder, text) for text in base))
+    bases = [_parse_base(folder, text) for text in base]
+    if twice := sorted({name for name, _ in bases if [one for one, _ in bases].count(name) > 1}):
+        raise InvalidError(f"{twice[0]} is given twice", where="--base", mend="give each base a name of its own")
+    written = init(folder, dict(bases))
     _print(json, {"written": list(written)}, [f"wrote {path}" for path in written])
     _say("next: write models/<name>/model.yaml, then `varietal compile` and `dvc repro`")
+
+
+@app.command("new")
+def _new(
+    variant: Annotated[str, typer.Argument(help="Name of the variant: its folder under models/.")],
+    *,
+    base: Annotated[str, typer.Option(help="What it starts from: a name under bases:, or VARIANT:STAGE.")] = "",
+    from_mergekit: Annotated[Path | None, typer.Option(help="A file of mergekit to translate.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a variant's first manifest, to go on from or out of a mergekit file."""
+    from builder.new import new, new_from_mergekit
+
+    if from_mergekit is not None and base:
+        raise InvalidError("--base together with --from-mergekit", where="varietal new", mend="keep one of them")
+    if from_mergekit is not None:
+        started = new_from_mergekit(_root(), variant, from_mergekit)
+    else:
+        started = new(_root(), variant, base=base)
+    _print(json, started.to_json(), started.lines())
+    for line in started.advice():
+        _say(line)
+    _say("next: `varietal lint`, then `varietal compile` and `dvc repro`")
 
 
 @app.command("lint")
@@ -152,6 +183,71 @@ def _pin(
 
     entry = pin(_root(), source)
     _print(json, dict(entry), [f'{key}: "{value}"' if key != "path" else f"{key}: {value}" for key, value in entry])
+
+
+@app.command("verify")
+def _verify(
+    ref: registry_cli.RefText,
+    folder: Annotated[Path | None, typer.Argument(help="A folder that should hold the artifact.")] = None,
+    *,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute every fold, blend and the like of its lineage again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Prove what a ref names, step by step; with a folder, that it holds these very bytes."""
+    from registry.history import Repository
+    from registry.refs import parse
+    from registry.report import Report, report_proof
+    from registry.resolve import resolve
+    from registry.verify import prove_folder
+
+    repository = Repository.open(Path.cwd())
+    found = resolve(repository, parse(ref))
+    steps = prove_folder(found.record, folder) if folder is not None else ()
+    signed = repository.check_signature(f"{found.record.variant}@{found.version}") if found.version else None
+    report = report_proof(found, str(folder or ""), steps, signed=signed)
+    again = _recompute(repository, found.record) if recompute else ()
+    value: JSON = {**cast("dict[str, JSON]", report.json), "recomputed": [one.to_json() for one in again]}
+    registry_cli.print_report(Report(value, [*report.lines, *map(str, again)]), json=json)
+    if wrong := [one for one in again if not one.holds and not one.depends_on]:
+        raise DigestMismatchError(
+            f"{len(wrong)} of {len(again)} stages give other bytes than their records say",
+            where=", ".join(one.ref for one in wrong),
+            mend="do not use it; find out who changed the records or the inputs, and build it again",
+        )
+
+
+def _recompute(repository: Repository, record: Record) -> Sequence[Recomputed]:
+    from builder.recompute import recompute
+    from registry.index import Index
+
+    with Index.open(repository) as index:
+        return recompute(repository.root, record, index=index, store=registry_cli.open_store(), say=_say)
+
+
+@app.command("diff")
+def _diff(
+    before: Annotated[str, typer.Argument(help="A ref, or a folder.")],
+    after: Annotated[str, typer.Argument(help="Another ref, or a folder.")],
+    *,
+    svg: Annotated[Path | None, typer.Option(help="File to draw a heat map into, layers by components.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what changed between two artifacts: which components and layers, how far, in how many directions."""
+    from builder.inspect import open_artifact
+    from builder.weights.diff import diff, draw, tabulate
+
+    def opened(ref: str) -> AbstractContextManager[tuple[Path, Artifact]]:
+        return open_artifact(_root, ref, registry_cli.open_store, _say)
+
+    with opened(before) as (old_folder, old), opened(after) as (new_folder, new):
+        rows = diff(old_folder, old, new_folder, new, threads=len(os.sched_getaffinity(0)))
+    if svg is not None:
+        svg.write_text(draw(rows, f"{before} -> {after}"), encoding="utf-8")
+        _say(f"wrote {svg}")
+    value: JSON = {"before": str(old.digest), "after": str(new.digest), "rows": [row.to_json() for row in rows]}
+    _print(json, value, tabulate(rows))
 
 
 @app.command("gate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from builder.shapes import BROKEN, Choice, Text, nearest, unexpected
+from builder.shapes import BROKEN, Choice, Text, WeightingForm, nearest, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -172,7 +172,7 @@ class TableShape:
         doc: What the table is, one line.
         fields: Its keys, in the dataclass's order.
         make: Makes the value of the fields that were read; without it, the plain table is given back (a partial one).
-        shorthand: Key that a lone string stands for.
+        shorthand: Key that a lone value, a string or a weighting, stands for.
         bare: Whether the string is the only form.
         named_by: Key whose value the entry's own name gives where it is left out.
         either: Keys that exclude each other.
@@ -190,7 +190,13 @@ class TableShape:
     @property
     def expected(self) -> str:
         """A name, or a table with its keys."""
-        return "a name" if self.bare else f"a table with {', '.join(one.key for one in self.fields)}"
+        if self.bare:
+            return "a name"
+        short = f"a {self.shorthand} or " if isinstance(self._short_shape(), WeightingForm) else ""
+        return f"{short}a table with {', '.join(one.key for one in self.fields)}"
+
+    def _short_shape(self) -> Shape | None:
+        return self.field(self.shorthand).shape if self.shorthand else None
 
     def field(self, key: str) -> Field:
         """The field of a key."""
@@ -210,8 +216,11 @@ class TableShape:
         return replace(self, name=f"{self.name} defaults", fields=fields, make=None, shorthand="")
 
     def long(self, value: JSON) -> JSON:
-        """The table that a lone string stands for."""
-        return {self.shorthand: value} if self.shorthand and isinstance(value, str) else value
+        """The table that a lone value of the shorthand's own shape stands for."""
+        if not self.shorthand or isinstance(value, dict | bool) or value is None:
+            return value
+        text = not isinstance(self._short_shape(), WeightingForm)
+        return {self.shorthand: value} if text == isinstance(value, str) else value
 
     def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
         """The dataclass, or the plain table where this is a partial one."""

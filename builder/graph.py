@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeAlias
 
+from builder.edges import Address, DataFile, Edge, Source, edges_of, plain, resolve
 from builder.manifest import (
-    BaseName,
+    BlendStage,
     DpoStage,
     EvaluateStage,
     FolderAdapter,
     FolderBase,
-    FoldStage,
     HubAdapter,
     HubBase,
     PinnedRef,
@@ -21,12 +21,10 @@ from builder.manifest import (
     effective,
 )
 from builder.names import BASE
-from registry.components import Selector
-from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from builder.load import Workspace
     from builder.manifest import Manifest, Stage
@@ -35,39 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Address", "DataFile", "Edge", "Node", "Source", "build_graph", "resolve"]
 
 ImportSource: TypeAlias = FolderBase | HubBase | FolderAdapter | HubAdapter | PinnedRef
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class Address:
-    """A stage of a variant, or with the variant ``bases`` an imported base."""
-
-    variant: str
-    stage: str
-
-    def __str__(self) -> str:
-        """``variant:stage``, as a ref."""
-        return f"{self.variant}:{self.stage}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFile:
-    """A data set: path from the root, and the format of its rows."""
-
-    path: str
-    format: str
-
-
-Source: TypeAlias = Address | DataFile
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Edge:
-    """One input of a stage: its role, the manifest's word for it, where it comes from, what is said on it alone."""
-
-    role: str
-    name: str
-    source: Source
-    settings: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,60 +74,6 @@ def build_graph(workspace: Workspace) -> dict[Address, Node]:
     return {node.address: node for node in nodes}
 
 
-def resolve(manifest: Manifest, name: str) -> Address:
-    """Where the artifact that a manifest calls ``name`` stands.
-
-    Raises:
-        KeyError: The manifest has no such name; a loaded manifest never does this.
-    """
-    if name in manifest.stages:
-        return Address(variant=manifest.variant, stage=name)
-    source = manifest.base if name == BASE else manifest.adapters[name]
-    match source:
-        case BaseName():
-            return Address(variant=BASES, stage=source.name)
-        case StageRef():
-            return Address(variant=source.variant, stage=source.stage)
-        case None:
-            raise KeyError(name)
-        case _:
-            return Address(variant=manifest.variant, stage=name)
-
-
-def model_under(workspace: Workspace, address: Address) -> Address | None:
-    """The model that an adapter was trained on; ``None`` where ``address`` gives no adapter.
-
-    Raises:
-        InvalidError: A pinned adapter, whose base stands only in the history of another variant.
-    """
-    if address.variant == BASES:
-        return None
-    manifest = workspace.manifests[address.variant]
-    if address.stage not in manifest.stages:
-        return _base_of_import(manifest, address)
-    stage = manifest.stages[address.stage]
-    if not isinstance(stage, SftStage | DpoStage):
-        return None
-    start = resolve(manifest, stage.from_)
-    under = model_under(workspace, start)
-    if under is not None:
-        return under
-    return start if stage.adapter is not None else None
-
-
-def _base_of_import(manifest: Manifest, address: Address) -> Address | None:
-    if address.stage == BASE:
-        return None
-    source = manifest.adapters[address.stage]
-    if isinstance(source, FolderAdapter | HubAdapter):
-        return Address(variant=BASES, stage=source.base)
-    raise InvalidError(
-        f"the base of the pinned adapter {address.stage!r} is not known here",
-        where=f"{manifest_file(manifest.variant)}: adapters.{address.stage}",
-        mend="name it by {variant, stage}, or fold it instead of training or evaluating it",
-    )
-
-
 def _base_node(name: str, source: FolderBase | HubBase) -> Node:
     params = ((str(manifest_file(BASES)), f"bases.{name}"), _recipe("import"))
     return Node(address=Address(variant=BASES, stage=name), kind="import", settings=source, edges=(), params=params)
@@ -178,6 +89,15 @@ def _import_nodes(variant: str, manifest: Manifest) -> Iterator[Node]:
             edges=(),
             params=((file, BASE), _recipe("import")),
         )
+    for name, model in manifest.models.items():
+        if isinstance(model, PinnedRef):
+            yield Node(
+                address=Address(variant=variant, stage=name),
+                kind="import",
+                settings=model,
+                edges=(),
+                params=((file, f"models.{name}"), _recipe("import")),
+            )
     for name, source in manifest.adapters.items():
         if isinstance(source, StageRef):
             continue
@@ -199,46 +119,9 @@ def _stage_node(workspace: Workspace, variant: str, manifest: Manifest, name: st
         address=Address(variant=variant, stage=name),
         kind=stage.kind,
         settings=stage,
-        edges=tuple(_edges(workspace, manifest, stage)),
+        edges=tuple(edges_of(workspace, manifest, name, stage)),
         params=tuple(_params(workspace, manifest, name, stage)),
     )
-
-
-def _edges(workspace: Workspace, manifest: Manifest, stage: Stage) -> Iterator[Edge]:
-    match stage:
-        case PretrainStage():
-            yield _data_edge(manifest, stage.data)
-        case SftStage() | DpoStage():
-            yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
-            yield _data_edge(manifest, stage.data)
-        case FoldStage():
-            yield Edge(role="from", name=stage.from_, source=resolve(manifest, stage.from_))
-            for name, weight in stage.adapters.items():
-                settings: dict[str, JSON] = {"weight": weight.to_json()}
-                if stage.order:
-                    settings["place"] = stage.order.index(name)
-                yield Edge(role="adapter", name=name, source=resolve(manifest, name), settings=settings)
-        case EvaluateStage():
-            yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
-            if stage.against:
-                yield from _artifact_edges(workspace, manifest, "against", "against_base", stage.against)
-            for label, metric in stage.metrics.items():
-                said: dict[str, JSON] = {"label": label, "metric": metric.metric, "turns": metric.turns}
-                yield _data_edge(manifest, metric.data, said)
-
-
-def _artifact_edges(workspace: Workspace, manifest: Manifest, role: str, base_role: str, name: str) -> Iterator[Edge]:
-    """An artifact, and the model under it where it is an adapter."""
-    source = resolve(manifest, name)
-    yield Edge(role=role, name=name, source=source)
-    under = model_under(workspace, source)
-    if under is not None:
-        yield Edge(role=base_role, name=str(under), source=under)
-
-
-def _data_edge(manifest: Manifest, name: str, settings: Mapping[str, JSON] | None = None) -> Edge:
-    data = manifest.data[name]
-    return Edge(role="data", name=name, source=DataFile(path=data.path, format=data.format), settings=settings or {})
 
 
 def _params(workspace: Workspace, manifest: Manifest, name: str, stage: Stage) -> Iterator[tuple[str, str]]:
@@ -258,7 +141,7 @@ def _data_names(stage: Stage) -> set[str]:
             return {metric.data for metric in stage.metrics.values()}
         case PretrainStage() | SftStage() | DpoStage():
             return {stage.data}
-        case FoldStage():
+        case _:
             return set()
 
 
@@ -266,7 +149,7 @@ def _recipe(kind: str) -> tuple[str, str]:
     return str(manifest_file(BASES)), f"recipes.{kind}"
 
 
-_REFERENCES = frozenset({"kind", "from_", "against", "data", "adapters", "metrics", "order"})
+_REFERENCES = frozenset({"kind", "from_", "against", "data", "adapters", "metrics", "models", "order"})
 """Fields of a stage that point at something by name; what they point at is in the action by digest."""
 
 
@@ -279,14 +162,5 @@ def _plain_settings(settings: Stage | ImportSource) -> dict[str, JSON]:
         case PinnedRef():
             return {"artifact": str(settings.digest)}
         case _:
-            return {
-                one.name: _plain(getattr(settings, one.name)) for one in fields(settings) if one.name not in _REFERENCES
-            }
-
-
-def _plain(value: object) -> JSON:
-    if isinstance(value, Selector):
-        return value.to_json()
-    if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-    return cast("JSON", value)
+            named = _REFERENCES | ({"layers"} if isinstance(settings, BlendStage) else set())
+            return {one.name: plain(getattr(settings, one.name)) for one in fields(settings) if one.name not in named}

@@ -1,21 +1,62 @@
-"""The tensors of a model or an adapter in the work tree, from safetensors headers alone."""
+"""Artifacts as a person names them, by a ref or a folder: their tensors, and where their bytes lie."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from builder.obtain import obtain
+from registry.artifact import LISTING, Artifact
 from registry.errors import NotFoundError
+from registry.history import Repository
+from registry.index import Index
 from registry.record import artifact_folder
 from registry.refs import Stage, parse
+from registry.resolve import resolve
 from registry.safetensors import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from registry.safetensors import TensorInfo
+    from registry.store import Store
 
-__all__ = ["tensors_of"]
+__all__ = ["open_artifact", "tensors_of"]
+
+
+@contextmanager
+def open_artifact(
+    find_root: Callable[[], Path], ref: str, open_store: Callable[[], Store], say: Callable[[str], None]
+) -> Iterator[tuple[Path, Artifact]]:
+    """The folder and the listing of what a person names; what is not in the work tree is fetched for as long.
+
+    Args:
+        find_root: Gives the root of the repository; called for a ref only.
+        ref: Any ref, or a folder with safetensors files.
+        open_store: Gives the local content store; called for a ref only.
+        say: Tells the person at the terminal.
+
+    Raises:
+        NotFoundError: There is nothing of that name, or its bytes are nowhere.
+        InvalidError: ``ref`` is no ref, or a file breaks its format.
+        DigestMismatchError: The bytes are not those of the record.
+    """
+    folder = Path(ref)
+    if folder.is_dir():
+        yield folder, Artifact.read(folder) if (folder / LISTING).is_file() else Artifact.from_folder(folder, "model")
+        return
+    repository = Repository(find_root())
+    record = resolve(repository, parse(ref)).record
+    place = repository.root / ".varietal" / "opened"
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place) as scratch, Index.open(repository) as index:
+        target = Path(scratch) / "artifact"
+        yield (
+            target,
+            obtain(repository.root, record.artifact.digest, ref, target, index=index, store=open_store(), say=say),
+        )
 
 
 def tensors_of(find_root: Callable[[], Path], ref: str) -> tuple[TensorInfo, ...]:

@@ -21,10 +21,12 @@ class Kind:
     Attributes:
         recipe: Revision of what the kind means; raised when the bytes that it would give change.
         function: Dotted path ``module:name`` of a function from Context to Outcome.
+        weights: Whether it computes weights from weights alone, so that it can be computed again from its inputs.
     """
 
     recipe: int
     function: str
+    weights: bool = False
 
     def load(self) -> Callable[[Context[Any]], Outcome]:
         """Import the function; only here do torch and its friends come in."""
@@ -37,6 +39,11 @@ KINDS: Mapping[str, Kind] = {
     "pretrain": Kind(recipe=1, function="builder.stages.pretrain:pretrain"),
     "sft": Kind(recipe=1, function="builder.stages.train:sft"),
     "dpo": Kind(recipe=1, function="builder.stages.train:dpo"),
-    "fold": Kind(recipe=1, function="builder.stages.fold:fold"),
+    "fold": Kind(recipe=1, function="builder.stages.fold:fold", weights=True),
+    "fuse": Kind(recipe=1, function="builder.stages.fuse:fuse", weights=True),
+    "blend": Kind(recipe=1, function="builder.stages.blend:blend", weights=True),
+    "extract": Kind(recipe=1, function="builder.stages.extract:extract", weights=True),
+    "graft": Kind(recipe=1, function="builder.stages.graft:graft", weights=True),
+    "cast": Kind(recipe=1, function="builder.stages.cast:cast", weights=True),
     "evaluate": Kind(recipe=1, function="builder.stages.evaluate:evaluate"),
 }

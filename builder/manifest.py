@@ -37,7 +37,7 @@ from builder.settings import (
 )
 from builder.shapes import Number, Reading
 from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
-from builder.weight_stages import FoldStage
+from builder.weight_stages import BlendStage, CastStage, ExtractStage, FoldStage, FuseStage, GraftStage
 from registry.canonical import JSON
 from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
@@ -51,14 +51,19 @@ __all__ = [
     "AdapterSource",
     "BaseName",
     "BaseSource",
+    "BlendStage",
+    "CastStage",
     "Check",
     "DataSet",
     "DpoStage",
     "DpoTraining",
     "EvaluateStage",
+    "ExtractStage",
     "FoldStage",
     "FolderAdapter",
     "FolderBase",
+    "FuseStage",
+    "GraftStage",
     "HubAdapter",
     "HubBase",
     "LoraSettings",
@@ -87,7 +92,9 @@ __all__ = [
 
 _Found = TypeVar("_Found")
 
-Kind: TypeAlias = Literal["import", "pretrain", "sft", "dpo", "fold", "evaluate"]
+Kind: TypeAlias = Literal[
+    "import", "pretrain", "sft", "dpo", "fold", "fuse", "blend", "extract", "graft", "cast", "evaluate"
+]
 Start: TypeAlias = Annotated[Name, Key("What to start from: `base`, a stage or an adapter.", name="from", own=True)]
 NewAdapter: TypeAlias = Annotated[
     LoraSettings | None, Key("Train a new adapter; absent: train what `from` gives, an adapter or a model.")
@@ -239,7 +246,18 @@ class EvaluateStage:
     limit: Annotated[int, Key("Rows to measure; 0 takes all."), Number(minimum=0, maximum=2**53)] = 0
 
 
-Stage: TypeAlias = PretrainStage | SftStage | DpoStage | FoldStage | EvaluateStage
+Stage: TypeAlias = (
+    PretrainStage
+    | SftStage
+    | DpoStage
+    | FoldStage
+    | FuseStage
+    | BlendStage
+    | ExtractStage
+    | GraftStage
+    | CastStage
+    | EvaluateStage
+)
 _ANY_STAGE = Annotated[
     Stage,
     Refused((("import", "declare it under `adapters:`, or as the `base:`; its import is a stage of its own"),)),
@@ -280,6 +298,9 @@ class Manifest:
     adapters: Annotated[Mapping[ArtifactName, AdapterSource], Key("Adapters made elsewhere, by name.")] = field(
         default_factory=dict
     )
+    models: Annotated[
+        Mapping[ArtifactName, BaseSource], Key("Further models to blend or to compare with, by name.")
+    ] = field(default_factory=dict)
     data: Annotated[Mapping[Name, DataSet], Key("Data sets, by name.")] = field(default_factory=dict)
     stages: Annotated[Mapping[ArtifactName, _ANY_STAGE], Key("Stages, by name."), Filled()]
     release: Annotated[Name, Key("The stage whose artifact a release publishes.")]
@@ -292,6 +313,10 @@ class Manifest:
     written: Annotated[PartialStages, Key("The stages' tables as they were written.", outside=True)] = field(
         default_factory=dict
     )
+
+    def source(self, name: str) -> BaseSource | AdapterSource | None:
+        """Where what is called so comes from; ``None`` for a stage and for an unknown name."""
+        return self.base if name == BASE else self.adapters.get(name) or self.models.get(name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -379,11 +404,11 @@ def references(stage: Stage) -> list[tuple[str, str]]:
             return [("data", stage.data)]
         case SftStage() | DpoStage():
             return [("from", stage.from_), ("data", stage.data)]
-        case FoldStage():
-            return [("from", stage.from_), *(("adapter", name) for name in stage.adapters)]
         case EvaluateStage():
             against = [("against", stage.against)] if stage.against else []
             return [("from", stage.from_), *against, *(("data", one.data) for one in stage.metrics.values())]
+        case _:
+            return stage.references()
 
 
 def type_of(manifest: Manifest, name: str) -> ArtifactType | None:
@@ -392,8 +417,10 @@ def type_of(manifest: Manifest, name: str) -> ArtifactType | None:
     while name in manifest.stages and name not in seen:
         seen.add(name)
         match manifest.stages[name]:
-            case PretrainStage() | FoldStage():
+            case PretrainStage() | FoldStage() | BlendStage() | GraftStage() | CastStage():
                 return "model"
+            case FuseStage() | ExtractStage():
+                return "adapter"
             case EvaluateStage():
                 return "report"
             case SftStage(adapter=None, from_=start) | DpoStage(adapter=None, from_=start):
@@ -402,7 +429,7 @@ def type_of(manifest: Manifest, name: str) -> ArtifactType | None:
                 return "adapter"
     if name in manifest.adapters:
         return "adapter"
-    return "model" if name == BASE and manifest.base is not None else None
+    return "model" if manifest.source(name) is not None else None
 
 
 def _written_stages(value: JSON) -> dict[str, dict[str, JSON]]:

@@ -19,7 +19,7 @@ from registry.remote import DvcCache, DvcRemote
 from registry.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from builder.graph import Node
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from registry.remote import Source
     from registry.store import Store
 
-__all__ = ["find_reusable"]
+__all__ = ["candidates_of", "find_reusable", "sources"]
 
 
 def find_reusable(
@@ -55,8 +55,9 @@ def find_reusable(
     if isinstance(node.settings, PinnedRef):
         candidates = [_pinned(root, node.settings)]
     else:
-        candidates = [*_candidates(root, action, index.by_action(action.digest))]
-    found = materialise(candidates, target, sources=_sources(root), store=store, say=say) if candidates else None
+        sightings = index.by_action(action.digest)
+        candidates = [one for one in candidates_of(root, sightings) if one.record.action.digest == action.digest]
+    found = materialise(candidates, target, sources=sources(root), store=store, say=say) if candidates else None
     if found is not None:
         say(f"{node.address}: {found.ref} is this very artifact; nothing is computed")
     elif isinstance(node.settings, PinnedRef):
@@ -82,17 +83,21 @@ def _pinned(root: Path, pin: PinnedRef) -> Candidate:
     )
 
 
-def _candidates(root: Path, action: Action, sightings: tuple[Sighting, ...]) -> Iterator[Candidate]:
+def candidates_of(root: Path, sightings: Sequence[Sighting]) -> Iterator[Candidate]:
     """Records of the work tree, and of commits that it came from, read again where they lie.
 
     A branch that was fetched and never merged may claim anything, and the index is only a cache: neither is believed.
+
+    Args:
+        root: Root of the repository.
+        sightings: Where the index saw them.
     """
     repository = Repository(root)
     for sighting in sightings:
         if sighting.commit and not repository.is_ancestor(sighting.commit, "HEAD"):
             continue
         record = _read_again(repository, sighting)
-        if record is not None and record.action.digest == action.digest:
+        if record is not None:
             folder = artifact_folder(record.variant, record.stage)
             oid = _listing_oid(repository, sighting.commit, record)
             yield Candidate(record=record, folder=root / folder, listing_oid=oid)
@@ -119,5 +124,6 @@ def _read(repository: Repository, commit: str, path: str) -> bytes:
     return repository.read(commit, path) if commit else (repository.root / path).read_bytes()
 
 
-def _sources(root: Path) -> tuple[Source, ...]:
+def sources(root: Path) -> tuple[Source, ...]:
+    """Where the bytes of an artifact may be had beside the work tree: DVC's cache, then its remote."""
     return DvcCache(root), DvcRemote(root)

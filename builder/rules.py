@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, TypeAlias
 
+from builder.blend_methods import clashes
+from builder.kinds import KINDS
 from builder.manifest import (
     BASE,
     BaseName,
+    BlendStage,
+    CastStage,
     DpoStage,
     EvaluateStage,
+    ExtractStage,
     FolderAdapter,
     FoldStage,
+    FuseStage,
+    GraftStage,
     HubAdapter,
     PretrainStage,
     SftStage,
@@ -23,6 +30,7 @@ from builder.manifest import (
 )
 from builder.shapes import nearest
 from builder.stages.metrics import METRICS
+from builder.weighting import ONE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Draft", "check"]
 
 _Node: TypeAlias = "tuple[str, str]"  # a variant and its stage
+_FEWEST_LABELS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +114,7 @@ class _Scope:
     def artifacts(self) -> set[str]:
         """Every name that a stage can start from."""
         base = {BASE} if isinstance(self.draft.value, dict) and BASE in self.draft.value else set()
-        return self.draft.names("stages") | self.draft.names("adapters") | base
+        return self.draft.names("stages") | self.draft.names("adapters") | self.draft.names("models") | base
 
 
 def _check_sources(scope: _Scope) -> None:
@@ -114,8 +123,15 @@ def _check_sources(scope: _Scope) -> None:
         _check_source(scope, (BASE,), manifest.base, "model")
     for name, source in manifest.adapters.items():
         _check_source(scope, ("adapters", name), source, "adapter")
+    for name, model in manifest.models.items():
+        _check_source(scope, ("models", name), model, "model")
+    mend = "rename one of them: they share one set of names"
     for name in sorted(scope.draft.names("adapters") & scope.draft.names("stages")):
-        scope.fault(("adapters", name), f"{name!r} is a stage, too", "rename one of them: they share one set of names")
+        scope.fault(("adapters", name), f"{name!r} is a stage, too", mend)
+    for name in sorted(scope.draft.names("models")):
+        for table, called in (("stages", "a stage"), ("adapters", "an adapter")):
+            if name in scope.draft.names(table):
+                scope.fault(("models", name), f"{name!r} is {called}, too", mend)
 
 
 def _check_source(scope: _Scope, path: KeyPath, source: BaseSource | AdapterSource, wanted: str) -> None:
@@ -150,24 +166,39 @@ def _check_stage_ref(scope: _Scope, path: KeyPath, source: StageRef, wanted: str
 def _check_stage(scope: _Scope, name: str) -> None:
     path: KeyPath = ("stages", name)
     stage = scope.manifest.stages[name]
+    if scope.project is not None and stage.kind not in scope.project.recipes:
+        mend = f"write `{stage.kind}: {KINDS[stage.kind].recipe}` under `recipes:` in params.yaml"
+        scope.fault((*path, "kind"), f"params.yaml pins no recipe of kind {stage.kind!r}", mend)
     match stage:
         case PretrainStage():
             _check_data(scope, (*path, "data"), stage.data, ("text",), "pretrain")
         case SftStage() | DpoStage():
             _check_training(scope, path, stage)
-        case FoldStage():
-            _check_artifact(scope, (*path, "from"), stage.from_, ("model",))
-            for adapter in stage.adapters:
-                _check_artifact(scope, (*path, "adapters", adapter), adapter, ("adapter",))
-            if stage.order and sorted(stage.order) != sorted(stage.adapters):
-                mend = f"name each of {', '.join(stage.adapters)} once"
-                scope.fault((*path, "order"), "it does not name every adapter once", mend)
         case EvaluateStage():
             _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
             if stage.against:
                 _check_artifact(scope, (*path, "against"), stage.against, ("model", "adapter"))
             for label in stage.metrics:
                 _check_metric(scope, (*path, "metrics", label), stage, label)
+        case _:
+            _check_weights(scope, path, stage)
+
+
+def _check_weights(
+    scope: _Scope, path: KeyPath, stage: FoldStage | FuseStage | BlendStage | ExtractStage | GraftStage | CastStage
+) -> None:
+    """What a stage that computes weights from weights points at."""
+    for role, name in stage.references():
+        wanted = "adapter" if role == "adapter" else "model"
+        place = (*path, f"{role}s", name) if role in {"adapter", "model"} else (*path, role)
+        _check_artifact(scope, place, name, (wanted,))
+    if isinstance(stage, FoldStage) and stage.order and sorted(stage.order) != sorted(stage.adapters):
+        mend = f"name each of {', '.join(stage.adapters)} once"
+        scope.fault((*path, "order"), "it does not name every adapter once", mend)
+    if isinstance(stage, BlendStage):
+        for index, entry in enumerate(stage.layers):
+            for name in entry:
+                scope.known((*path, "layers", index, name), name, {*stage.models, stage.against} - {""}, "model")
 
 
 def _check_settings(scope: _Scope, name: str) -> None:
@@ -183,9 +214,48 @@ def _check_settings(scope: _Scope, name: str) -> None:
         if data is not None and data.format == "text":
             mend = "write `train: {loss_on: all}` in the stage"
             scope.fault((*path, "train", "loss_on"), "rows of text have no assistant's turns to learn", mend)
+    elif isinstance(stage, GraftStage):
+        _check_graft(scope, path, stage)
+    elif isinstance(stage, FuseStage):
+        _check_fuse(scope, path, stage)
+    elif isinstance(stage, BlendStage):
+        for clash in clashes(stage):
+            scope.fault((*path, *clash.path), clash.problem, clash.mend)
     elif isinstance(stage, DpoStage) and stage.train.label_smoothing and stage.train.loss != "sigmoid":
         problem = f"the {stage.train.loss} loss has no label smoothing"
         scope.fault((*path, "train", "label_smoothing"), problem, "write 0, or `loss: sigmoid`")
+
+
+def _check_fuse(scope: _Scope, path: KeyPath, stage: FuseStage) -> None:
+    """What the method of a fuse reads, and what it needs."""
+    thins = stage.method not in {"concat", "linear"}
+    cut = stage.rank > 0 or stage.energy is not None
+    if stage.method == "concat" and cut:
+        key = "energy" if stage.energy is not None else "rank"
+        scope.fault((*path, key), "concat keeps every rank", f"take `{key}` out, or write `method: linear`")
+    elif thins and not cut:
+        scope.fault(path, f"{stage.method} leaves sums of full rank", "say `rank`, or the `energy` that decides it")
+    if not thins and stage.density != ONE:
+        scope.fault((*path, "density"), f"{stage.method} keeps every element", "take it out, or choose ties or dare")
+
+
+def _check_graft(scope: _Scope, path: KeyPath, stage: GraftStage) -> None:
+    """What a graft asks for must be something, and go together."""
+    if not any((stage.vocabulary, stage.head, stage.untie, stage.layers, stage.context, stage.rope)):
+        mend = "say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, or leave the stage out"
+        scope.fault(path, "graft asks for nothing", mend)
+    if stage.vocabulary is not None:
+        tokens = [*stage.vocabulary.tokens, *stage.vocabulary.special]
+        if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
+            scope.fault((*path, "vocabulary"), f"token {twice[0]!r} comes twice", "name each new token once")
+        if not tokens and stage.vocabulary.multiple == 1:
+            scope.fault((*path, "vocabulary"), "it adds no token", "name `tokens` or `special`, or a `multiple`")
+    if stage.head is not None:
+        labels, wanted = stage.head.labels, stage.head.type == "classification"
+        if wanted and (len(labels) < _FEWEST_LABELS or len(set(labels)) < len(labels)):
+            scope.fault((*path, "head", "labels"), "a classification needs two labels or more, each once", "name them")
+        elif labels and not wanted:
+            scope.fault((*path, "head", "labels"), f"a {stage.head.type} head has no labels", "take them out")
 
 
 def _check_training(scope: _Scope, path: KeyPath, stage: SftStage | DpoStage) -> None:
@@ -323,7 +393,7 @@ def _inputs(draft: Draft, name: str) -> set[_Node]:
         return set()
     found: set[_Node] = set()
     for role, used in references(manifest.stages[name]):
-        source = manifest.base if used == BASE else manifest.adapters.get(used)
+        source = manifest.source(used)
         if role == "data":
             continue
         if used in manifest.stages:

@@ -282,6 +282,11 @@ class WeightingForm:
 
     def schema(self, definitions: dict[str, JSON]) -> Schema:
         """The forms of a weighting."""
+        name = re.sub("[^A-Za-z0-9.-]+", "-", f"Weighting {self.number.expected}")
+        definitions[name] = self._definition(definitions)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _definition(self, definitions: dict[str, JSON]) -> Schema:
         number = self.number.schema(definitions)
         numbers: JSON = {"type": "array", "minItems": 1, "maxItems": 1000, "items": number}
         value: JSON = {"anyOf": [number, numbers]}
@@ -291,7 +296,10 @@ class WeightingForm:
             "required": ["value"],
             "additionalProperties": False,
         }
-        return {"anyOf": [number, numbers, {"type": "array", "minItems": 1, "items": table}]}
+        return {
+            "description": "A number for each tensor: one for all, a gradient over depth, or numbers for selectors.",
+            "anyOf": [number, numbers, {"type": "array", "minItems": 1, "items": table}],
+        }
 
 
 def nearest(word: str, words: Iterable[str], called: str) -> str:

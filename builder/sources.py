@@ -50,7 +50,8 @@ MODEL_FILES = (
 """Names of files that are passed on byte for byte; nothing that is code or a pickle."""
 
 _TENSORS = ".safetensors"
-_DESCRIPTIONS = ("adapter_config.json", "model.safetensors.index.json")  # read, but written anew
+# Read, but written anew.
+_DESCRIPTIONS = ("adapter_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _BLOCK_BYTES = 1 << 20
 _MAX_ENTRIES = 10_000
 _TIMEOUT_S = 60.0
@@ -64,7 +65,7 @@ class Source:
     Attributes:
         where: The folder in the repository, or the commit on the Hub; for messages.
         folder: Where they lie, at the top level.
-        names: Names of the files to take: weights and :data:`MODEL_FILES`, sorted.
+        names: Names of the files to take: weights and :data:`MODEL_FILES`, sorted; pickles only once they are chosen.
         left_out: Paths of all others, sorted.
     """
 
@@ -193,8 +194,7 @@ def _source(where: str, folder: Path, paths: Iterable[str]) -> Source:
 def _with_weights(source: Source, weights: Sequence[str]) -> Source:
     """Of the files with tensors only those that were chosen."""
     names = tuple(sorted({name for name in source.names if not name.endswith(_TENSORS)} | set(weights)))
-    spare = {name for name in source.names if name not in names}
-    return replace(source, names=names, left_out=tuple(sorted({*source.left_out, *spare})))
+    return replace(source, names=names, left_out=tuple(sorted({*source.left_out, *source.names} - set(names))))
 
 
 def _is_taken(name: str) -> bool:

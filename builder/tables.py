@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast,
 from builder.compound import Either, Field, List, Named, OneOf, TableShape
 from builder.shapes import BROKEN, Boolean, Choice, Number, Reading, SelectorForm, Shape, Text, WeightingForm
 from builder.weighting import Weighting
+from registry.errors import InvalidError
 from registry.selector import Selector
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from registry.canonical import JSON
     from registry.yaml12 import KeyPath
 
-__all__ = ["Defaults", "Filled", "Key", "Refused", "Rules", "fill", "json_schema", "read", "shape_of"]
+__all__ = ["Defaults", "Filled", "Key", "Refused", "Rules", "fill", "json_schema", "read", "restore", "shape_of"]
 
 _Table = TypeVar("_Table")
 
@@ -36,7 +37,7 @@ class Rules:
     """What a dataclass says on its table as a whole, in a class variable ``RULES``.
 
     Attributes:
-        shorthand: Key that a lone string stands for.
+        shorthand: Key that a lone value, a string or a weighting, stands for.
         bare: Whether the string is the only form.
         named_by: Key whose value the entry's own name gives where it is left out.
         either: Keys that exclude each other.
@@ -134,6 +135,42 @@ def fill(table: type, upper: Mapping[str, JSON], lower: Mapping[str, JSON]) -> d
         lower: Defaults.
     """
     return _fill(_table(table), upper, lower)
+
+
+def restore(table: type[_Table], settings: Mapping[str, JSON], *, where: str, **outside: object) -> _Table:
+    """A dataclass of the settings that an action keeps.
+
+    Args:
+        table: The dataclass that they were taken from.
+        settings: Plain values by the names of its fields; what is missing has its default.
+        where: For errors.
+        outside: Values of the fields that an action leaves out, as they are.
+
+    Raises:
+        InvalidError: They do not fit the dataclass: an action of another version of this tool.
+    """
+    shape = _table(cast("Hashable", table))
+    reading = Reading(file=where)
+    values = {
+        one.attribute: one.shape.read(_written(one.shape, settings[one.attribute]), (one.key,), reading)
+        for one in shape.fields
+        if one.attribute not in outside and settings.get(one.attribute) is not None
+    }
+    for name in sorted(settings.keys() - {one.attribute for one in shape.fields}):
+        reading.fault((name,), f"unknown setting {name!r}", "use the version of this tool that made it")
+    if reading.faults:
+        raise InvalidError.from_faults(reading.faults)
+    return cast("Callable[..., _Table]", table)(**values, **outside)
+
+
+def _written(shape: Shape, value: JSON) -> JSON:
+    """Plain values by the names of fields -> as a document has them: by its keys, without what is absent."""
+    if isinstance(shape, List) and isinstance(value, list):
+        return [_written(shape.item, one) for one in value]
+    if not isinstance(shape, TableShape) or not isinstance(value, dict):
+        return value
+    given = {one.key: _written(one.shape, value.get(one.attribute)) for one in shape.fields}
+    return {key: one for key, one in given.items() if one is not None}
 
 
 def json_schema(table: type, *, title: str) -> dict[str, JSON]:

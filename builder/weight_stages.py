@@ -51,6 +51,10 @@ class FoldStage:
         Key("All of them in the order in which they act; needed where one that is no sum meets another.", own=True),
     ] = ()
 
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        return [("from", self.from_), *(("adapter", name) for name in self.adapters)]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FuseStage:
@@ -73,7 +77,9 @@ class FuseStage:
             "the others thin them out first, as the methods of `blend` do."
         ),
     ] = "concat"
-    rank: Annotated[int, Key("Rank of the result; 0 takes what `concat` needs."), Number(minimum=0, maximum=65536)] = 0
+    rank: Annotated[
+        int, Key("Largest rank of each sum; 0 keeps all of it (concat, linear)."), Number(minimum=0, maximum=65536)
+    ] = 0
     energy: Annotated[
         float | None,
         Key("Smallest rank that keeps this share of each delta's squared norm."),
@@ -83,6 +89,10 @@ class FuseStage:
         default_factory=lambda: ONE
     )
     seed: _Seed = 0
+
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        return [("adapter", name) for name in self.adapters]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +106,7 @@ class ExtractStage:
     kind: Annotated[Literal["extract"], Key("Kind of the stage.", required=True, own=True)] = "extract"
     from_: Annotated[Name, Key("The model that was changed.", name="from", own=True)]
     against: Annotated[Name, Key("The model that it was made from; the adapter is one on this.", own=True)]
-    rank: Annotated[int, Key("Rank of every pair of factors."), Number(minimum=1, maximum=65536)] = 16
+    rank: Annotated[int, Key("Largest rank of a pair of factors."), Number(minimum=1, maximum=65536)] = 16
     energy: Annotated[
         float | None,
         Key("Instead: the smallest rank that keeps this share of each difference's squared norm."),
@@ -111,6 +121,10 @@ class ExtractStage:
         ),
     ] = "refuse"
 
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        return [("from", self.from_), ("against", self.against)]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CastStage:
@@ -120,6 +134,10 @@ class CastStage:
     from_: _Model
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], Key("Type that the weights are stored in.", own=True)]
     targets: Annotated[Selector | None, Key("What to cast; absent: every float.", own=True)] = None
+
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        return [("from", self.from_)]
 
 
 BlendMethod: TypeAlias = Literal[
@@ -224,14 +242,19 @@ class BlendStage:
     tokenizer: Annotated[
         Literal["same", "base", "union"],
         Key(
-            "`same`: all models must have one vocabulary; `base`: that of `against`, or of the first model by name; "
-            "`union`: every token of any."
+            "`same`: all models must have one vocabulary; `base`: that of `against`, else of the model with the lowest "
+            "digest; `union`: every token of any."
         ),
     ] = "same"
     dtype: Annotated[
         Literal["same", "float32", "bfloat16", "float16"],
         Key("Type that the weights are stored in; `same`: that of the base."),
     ] = "same"
+
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        against = [("against", self.against)] if self.against else []
+        return [*(("model", name) for name in self.models), *against]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,6 +287,9 @@ class HeadSettings:
         Key("`classification` gives a score for each label; `reward` and `value` give one number."),
     ]
     labels: Annotated[tuple[Label, ...], Key("Names of the classes.")] = ()
+    pad: Annotated[
+        str, Text(max_length=512), Key("Token that fills up short rows; empty: the one that the model names.")
+    ] = ""
     start: Annotated[
         Literal["normal", "zero"], Key("What its weight holds at first; `normal` has the model's initializer_range.")
     ] = "normal"
@@ -301,3 +327,7 @@ class GraftStage:
         int, Key("Longest sequence of the result, in tokens; 0 keeps it."), Number(minimum=0, maximum=2**24)
     ] = 0
     rope: Annotated[RopeSettings | None, Key("Stretch rotary positions to a longer context.")] = None
+
+    def references(self) -> list[tuple[str, str]]:
+        """What it points at, as pairs of a role and a name of the manifest."""
+        return [("from", self.from_)]

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from registry.components import layer_of
 from registry.errors import InvalidError
 from registry.selector import Selector
 
@@ -108,7 +109,7 @@ class Weighting:
         for rule in self.rules:
             names = network.names if rule.on is None else network.select(rule.on)
             for name in names:
-                found[name] = _at(rule.values, network.places.get(name), network.layers)
+                found[name] = _at(rule.values, network.places.get(name), layer_of(name), network.layers)
         return found
 
 
@@ -135,12 +136,12 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _at(values: tuple[float, ...], place: Place | None, layers: int) -> float:
-    """The value of a gradient at a place in a network of so many layers."""
-    if place is None or place.layer is None:
+def _at(values: tuple[float, ...], place: Place | None, layer: int | None, layers: int) -> float:
+    """The value of a gradient at a place, or in a layer where no place is known, in a network of so many layers."""
+    if layer is None:
         before = place is not None and place.is_in("embedding")
         return values[0] if before else values[-1]
-    depth = place.layer / (layers - 1) if layers > 1 else 0.0
+    depth = layer / (layers - 1) if layers > 1 else 0.0
     position = depth * (len(values) - 1)
     lower = min(int(position), len(values) - 1)
     upper = min(lower + 1, len(values) - 1)

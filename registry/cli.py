@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from registry.canonical import pretty
-from registry.errors import InvalidError
+from registry.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from registry.report import Match, Report
     from registry.store import Store
 
-__all__ = ["Group", "open_store", "register"]
+__all__ = ["Group", "RefText", "open_store", "print_report", "register"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RefText = Annotated[
@@ -53,7 +53,7 @@ class Group(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a command."""
-    for verb in (_list, _show, _log, _lineage, _find, _verify, _promote, _rollback, _pull, _index):
+    for verb in (_list, _show, _log, _lineage, _find, _promote, _rollback, _pull, _index):
         app.command(verb.__name__.removeprefix("_"), cls=_Command)(verb)
 
 
@@ -76,7 +76,7 @@ def _list(*, json: Json = False) -> None:
     published = _published(repository)
     for problem in published.problems():
         _say(_harmless(f"left out, {problem.where}: {problem.what}"))
-    _print(report_variants(variants, published), json=json)
+    print_report(report_variants(variants, published), json=json)
 
 
 def _show(ref: RefText, *, json: Json = False) -> None:
@@ -85,7 +85,7 @@ def _show(ref: RefText, *, json: Json = False) -> None:
     from registry.report import report_record
     from registry.resolve import resolve
 
-    _print(report_record(resolve(_repository(), parse(ref))), json=json)
+    print_report(report_record(resolve(_repository(), parse(ref))), json=json)
 
 
 def _log(
@@ -104,18 +104,25 @@ def _log(
     if isinstance(ref, Stage):
         commits = repository.log([str(git_record(ref.variant, ref.stage))], ref.revision or "HEAD")
         published = Published(releases={}, assignments={}, withdrawn=frozenset())
-        _print(report_log(ref.variant, published, commits), json=json)
+        report = report_log(ref.variant, published, commits)
     elif isinstance(ref, Channel):
-        _print(report_log(ref.variant, _published(repository, ref.variant), (), ref.channel), json=json)
+        report = report_log(ref.variant, _published(repository, ref.variant), (), ref.channel)
     elif ref is None:
         folder = str(manifest_file(check_variant(subject)).parent)
-        _print(report_log(subject, _published(repository, subject), repository.log([folder])), json=json)
+        report = report_log(subject, _published(repository, subject), repository.log([folder]))
     else:
         raise InvalidError(
             f"{subject} has no history of its own",
             where="varietal log",
             mend="name a variant, name:stage or name#channel",
         )
+    if not report.json:
+        raise NotFoundError(
+            f"nothing is known of {subject}: no commit, no release, no channel",
+            where=str(repository.root),
+            mend="`varietal list` names the variants; commit what is new, or fetch first",
+        )
+    print_report(report, json=json)
 
 
 def _lineage(
@@ -140,7 +147,7 @@ def _lineage(
         else:
             record = resolve(repository, parse(ref)).record
             lineage = ancestors(record, lambda digest: [one.record for one in index.by_artifact(digest)])
-    _print(Report(to_json(lineage), to_text(lineage).splitlines()), json=json)
+    print_report(Report(to_json(lineage), to_text(lineage).splitlines()), json=json)
 
 
 def _find(
@@ -160,28 +167,9 @@ def _find(
     with Index.open(repository) as index:
         take_tensor_tables(index, repository, open_store())
         matches = [*_matches(index, prefix)]
-    _print(report_matches(matches), json=json)
+    print_report(report_matches(matches), json=json)
     if not matches:
         raise _nothing_found(what)
-
-
-def _verify(
-    ref: RefText,
-    folder: Annotated[Path | None, typer.Argument(help="A folder that should hold the artifact.")] = None,
-    *,
-    json: Json = False,
-) -> None:
-    """Prove what a ref names, step by step; with a folder, that it holds these very bytes."""
-    from registry.refs import parse
-    from registry.report import report_proof
-    from registry.resolve import resolve
-    from registry.verify import prove_folder
-
-    repository = _repository()
-    found = resolve(repository, parse(ref))
-    steps = prove_folder(found.record, folder) if folder is not None else ()
-    signed = repository.check_signature(f"{found.record.variant}@{found.version}") if found.version else None
-    _print(report_proof(found, str(folder or ""), steps, signed=signed), json=json)
 
 
 def _promote(
@@ -243,7 +231,7 @@ def _pull(
         )
     for note in report.notes:
         _say(note)
-    _print(report_pull(found, report), json=json)
+    print_report(report_pull(found, report), json=json)
 
 
 def _index(*, json: Json = False) -> None:
@@ -255,7 +243,7 @@ def _index(*, json: Json = False) -> None:
     repository = _repository()
     with Index.open(repository) as index:
         refreshed = index.refresh()
-        _print(report_index(refreshed, take_tensor_tables(index, repository, open_store())), json=json)
+        print_report(report_index(refreshed, take_tensor_tables(index, repository, open_store())), json=json)
 
 
 def _off(option: TyperOption | None) -> TyperOption | None:
@@ -285,7 +273,7 @@ def _make(repository: Repository, tag: NewTag, *, json: bool) -> None:
     from registry.report import report_tag
 
     repository.create_tag(tag.name, tag.commit, tag.message)
-    _print(report_tag(tag), json=json)
+    print_report(report_tag(tag), json=json)
     _say(f"next: `git push origin '{tag.name}'`")
 
 
@@ -357,8 +345,6 @@ def _matches(index: Index, prefix: str) -> list[Match]:
 
 
 def _nothing_found(what: str) -> Exception:
-    from registry.errors import NotFoundError
-
     return NotFoundError(
         f"nothing here has the digest of {what}",
         where="the index of this repository",
@@ -366,7 +352,8 @@ def _nothing_found(what: str) -> Exception:
     )
 
 
-def _print(report: Report, *, json: bool) -> None:
+def print_report(report: Report, *, json: bool) -> None:
+    """Print an answer, in the form that was asked for."""
     text = pretty(report.json).decode() if json else "".join(f"{_harmless(line)}\n" for line in report.lines)
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -32,6 +32,8 @@ __all__ = [
     "Pattern",
     "Place",
     "Selector",
+    "at_layer",
+    "layer_of",
     "plain_name",
     "spell_layers",
 ]
@@ -96,7 +98,7 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("norm.attention", r"input_layernorm|ln_1|ln_attn|post_self_attn_layernorm"),
     Pattern("norm.mlp", r"post_attention_layernorm|ln_2|ln_mlp|(?:pre|post)_feedforward_layernorm|post_mlp_layernorm"),
     Pattern("norm.final", r"norm|ln_f|final_layernorm|final_layer_norm", in_layer=False),
-    Pattern("head", r"lm_head|embed_out", in_layer=False),
+    Pattern("head", r"lm_head|embed_out|score", in_layer=False),
 )
 """The first line that fits says what a tensor is."""
 
@@ -135,6 +137,20 @@ def plain_name(name: str) -> str:
     name = _WRAPPED.sub("", name.removeprefix(_PEFT_PREFIX))
     adapted = _ADAPTER_LEAF.fullmatch(name)
     return f"{adapted['module']}.weight" if adapted else name
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a name carries, counted from 0; ``None`` outside the layers."""
+    return _split(plain_name(name))[0]
+
+
+def at_layer(name: str, layer: int) -> str:
+    """The name of the same tensor in another layer: ``h.0.ln_1.weight`` at 3 is ``h.3.ln_1.weight``.
+
+    A name outside the layers stays as it is.
+    """
+    inside = _LAYER.fullmatch(name)
+    return name if inside is None else f"{name[: inside.start('layer')]}{layer}{name[inside.end('layer') :]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +267,7 @@ class Network:
         """The tensors of one part of a selector."""
         where = f"selector {selector}"
         limit = part.layers.resolve(self.layers, where=where) if part.layers.ranges else None
-        within = [name for name in self.names if limit is None or _layer(name) in limit]
+        within = [name for name in self.names if limit is None or layer_of(name) in limit]
         named = bool(part.components or part.tensors)
         chosen = self._named(part, within, where) if named else set(within)
         if part.exclude is not None:
@@ -346,10 +362,6 @@ def _split(name: str) -> tuple[int | None, str]:
     return None, outside["rest"] if outside else name
 
 
-def _layer(name: str) -> int | None:
-    return _split(plain_name(name))[0]
-
-
 def _component(layer: int | None, rest: str, present: frozenset[tuple[int | None, str]]) -> str:
     """Component by the first line of the table that fits; empty where none does."""
     for pattern, expression in _COMPILED:
@@ -366,4 +378,4 @@ def _fits(name: str, glob: str) -> bool:
 
 
 def _spell(names: Iterable[str]) -> str:
-    return spell_layers(layer for layer in map(_layer, names) if layer is not None)
+    return spell_layers(layer for layer in map(layer_of, names) if layer is not None)

@@ -23,7 +23,7 @@ __all__ = ["Lineage", "Node", "Sightings", "ancestors", "ancestors_of_model", "d
 Find: TypeAlias = "Callable[[Digest], Sequence[Record]]"
 """Records of an artifact, or of the stages that read one."""
 
-_MODEL_ROLES = frozenset({"from", "base"})
+_MODEL_ROLES = frozenset({"from", "base", "model", "against"})
 
 
 class Sightings(Protocol):
@@ -106,7 +106,10 @@ def descendants(start: Digest, name: str, used: Find) -> Lineage:
 
 
 def ancestors_of_model(index: Sightings, digest: Digest) -> frozenset[Digest]:
-    """Weights digests of the models that an artifact was made from, itself left out; adapters and data do not count."""
+    """Weights digests of the models that an artifact was made from, itself left out; adapters and data do not count.
+
+    A model whose layers were put together anew descends from none: a layer's number no longer says the same.
+    """
     found: set[Digest] = set()
     seen: set[Digest] = set()
     waiting = [digest]
@@ -116,6 +119,8 @@ def ancestors_of_model(index: Sightings, digest: Digest) -> frozenset[Digest]:
             continue
         seen.add(here)
         for sighting in index.by_artifact(here):
+            if _is_renumbered(sighting.record):
+                continue
             inputs = [one for one in sighting.record.inputs if one.role in _MODEL_ROLES]
             found |= {one.weights_digest for one in inputs if one.weights_digest is not None}
             waiting += [one.digest for one in inputs]
@@ -168,6 +173,11 @@ class _Walk:
 def _origin(one: RecordInput, records: Sequence[Record]) -> Record | None:
     named = [record for record in records if record.ref == one.source]
     return next(iter([*named, *records]), None)
+
+
+def _is_renumbered(record: Record) -> bool:
+    said = (record.action.settings, *(one.settings for one in record.action.inputs))
+    return any(settings.get("layers") for settings in said)
 
 
 def _role(record: Record, digest: Digest) -> str:

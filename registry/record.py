@@ -130,7 +130,7 @@ class ComponentChange:
 
     Attributes:
         component: Component name, such as ``attention.query``.
-        change: ``added``, ``overridden``, ``composed`` or ``kept``.
+        change: ``added``, ``overridden``, ``composed``, ``blended``, ``moved``, ``cast``, ``dequantised`` or ``kept``.
         layers: Layers concerned, as ``0-5``; empty where layers do not apply.
         tensors: Number of tensors concerned.
         by: What did it: a kind or the name of an adapter.

@@ -170,7 +170,7 @@ def _refusals(proposal: Proposal, existing: Sequence[Release]) -> Iterable[str]:
     if newest and version_order(proposal.ref.version) < version_order(newest):
         yield f"{proposal.ref.version} comes before {newest}, which is out"
     if not proposal.on_main:
-        yield "the commit is not on the main branch"
+        yield "the commit is not on the main branch (that of the origin, where there is one; fetch and push first)"
     if proposal.changes:
         yield f"the work tree differs from the commit: {_some(proposal.changes)}"
     if proposal.stale:

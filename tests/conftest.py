@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _TESTS: Final = Path(__file__).parent
 _UNIT: Final = _TESTS / "unit"
+_MERGEKIT: Final = "VARIETAL_MERGEKIT_PYTHON"
 _NETWORK_EVENTS: Final = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 
 
@@ -31,6 +32,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow") is not None and not slow:
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow (make test-slow)"))
+        if item.get_closest_marker("mergekit") is not None and not os.environ.get(_MERGEKIT):
+            item.add_marker(pytest.mark.skip(reason=f"mergekit: runs where {_MERGEKIT} names a Python that has it"))
         gpu = item.get_closest_marker("gpu")
         if gpu is not None:
             needed, found = int(gpu.kwargs.get("count", 1)), _gpu_count()

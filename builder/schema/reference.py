@@ -6,9 +6,10 @@ import re
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, cast
 
-from builder import manifest, settings
+from builder import manifest, settings, weight_stages
 from builder.compound import TableShape
 from builder.tables import shape_of
+from builder.weighting import Weighting
 from registry.canonical import encode
 from registry.selector import Selector
 
@@ -35,7 +36,7 @@ def key_table(name: str) -> str:
     Raises:
         AttributeError: There is no such dataclass.
     """
-    module = manifest if hasattr(manifest, name) else settings
+    module = next(one for one in (manifest, settings, weight_stages) if hasattr(one, name))
     shape = cast("TableShape", shape_of(getattr(module, name)))
     lines = [f"| `{one.key}` | {_value(one)} | {_default(one)} | {one.doc} |" for one in shape.fields]
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *lines, ""])
@@ -53,5 +54,5 @@ def _default(one: Field) -> str:
         return "absent"
     if isinstance(one.shape, TableShape) and is_dataclass(one.default):
         return "its own defaults"
-    value = one.default.to_json() if isinstance(one.default, Selector) else one.default
+    value = one.default.to_json() if isinstance(one.default, Selector | Weighting) else one.default
     return f"`{encode(value).decode()}`" if not isinstance(value, str) else f"`{value}`"

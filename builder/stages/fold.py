@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
 
 from builder.stage import Context, Outcome
+from builder.stages.pedigree import check_base, digest_of, order_of
 from builder.weighting import ONE, Weighting
-from builder.weights.adapters import Adapter, read_adapter
+from builder.weights.adapters import read_adapter
 from builder.weights.effect import Applied, Changed
 from builder.weights.folder import ModelFolder, read_model
 from builder.weights.layout import rewrite_model
+from builder.weights.saved import leaves_nothing
 from builder.weights.site import Site
 from registry.components import spell_layers
 from registry.errors import InvalidError
@@ -49,6 +52,7 @@ class _Part:
         type: PEFT's name of its type, in small letters.
         weights_digest: Of its tensors.
         effects: Tensor name -> what is done to it.
+        decomposes: It takes singular vectors of the model's weights.
         notes: For the record.
     """
 
@@ -57,6 +61,7 @@ class _Part:
     type: str
     weights_digest: Digest
     effects: Mapping[str, Applied]
+    decomposes: bool
     notes: tuple[str, ...]
 
 
@@ -71,7 +76,7 @@ def fold(context: Context[FoldStage]) -> Outcome:
     base = context.one("from")
     model = read_model(base.path)
     _check_floats(model)
-    parts = [_part(one, base, model) for one in sorted(context.all("adapter"), key=_order)]
+    parts = [_part(one, base, model) for one in sorted(context.all("adapter"), key=order_of)]
     ordered = any("place" in one.settings for one in context.all("adapter"))
     changed = _changed(model, parts, ordered=ordered)
     context.say(f"fold: {len(changed)} of {len(model.tensors)} tensors change")
@@ -84,6 +89,7 @@ def fold(context: Context[FoldStage]) -> Outcome:
         device=_device(context.runner),
     )
     exact = all(content.spec.dtype in _ROUNDED_DTYPES for content in changed.values())
+    exact = exact and not any(part.decomposes for part in parts)
     return Outcome(
         type="model",
         written=written,
@@ -93,12 +99,6 @@ def fold(context: Context[FoldStage]) -> Outcome:
     )
 
 
-def _order(one: Input) -> tuple[int, Digest, str]:
-    """The place that the manifest gives; else by digest, an order that no mapping can change."""
-    place = one.settings.get("place", 0)
-    return place if isinstance(place, int) else 0, one.digest, str(one.settings.get("weight"))
-
-
 def _device(runner: Runner) -> torch.device:
     """A device only where it is asked for: reading and writing take most of the time, and the bytes are the same."""
     return torch.device("cuda" if runner.device == "cuda" else "cpu")
@@ -106,7 +106,7 @@ def _device(runner: Runner) -> torch.device:
 
 def _part(one: Input, base: Input, model: ModelFolder) -> _Part:
     adapter = read_adapter(one.path)
-    notes = _check_base(adapter, one, base)
+    notes = check_base(adapter, one, base)
     weighting = Weighting.parse(one.settings.get("weight", ONE.to_json()), where=f"adapter {one.name}")
     scales = weighting.resolve(model.network)
     effects = Site.of(adapter, model).effects()
@@ -117,8 +117,9 @@ def _part(one: Input, base: Input, model: ModelFolder) -> _Part:
         name=one.name,
         source=one.source,
         type=adapter.config.type.lower(),
-        weights_digest=_digest_of(one),
+        weights_digest=digest_of(one),
         effects=kept,
+        decomposes=adapter.method.decomposes and bool(kept),
         notes=notes,
     )
 
@@ -127,13 +128,15 @@ def _changed(model: ModelFolder, parts: Sequence[_Part], *, ordered: bool) -> di
     """Every tensor that changes, with its effects in order.
 
     Raises:
-        InvalidError: Adapters whose order matters meet in one tensor, and no order was said.
+        InvalidError: Adapters whose order matters meet in one tensor, and no order was said; or one leaves nothing of
+            what another one did.
     """
     users: dict[str, list[_Part]] = defaultdict(list)
     for part in parts:
         for name in part.effects:
             users[name].append(part)
     for name, some in users.items():
+        _check_lost(name, some, ordered=ordered)
         strange = [part for part in some if not part.effects[name].effect.additive]
         if strange and len(some) > 1 and not ordered:
             others = ", ".join(part.name for part in some if part is not strange[0])
@@ -149,38 +152,17 @@ def _changed(model: ModelFolder, parts: Sequence[_Part], *, ordered: bool) -> di
     }
 
 
-def _digest_of(one: Input) -> Digest:
-    if one.weights_digest is None:
-        raise InvalidError("the artifact holds no tensors", where=one.source, mend="name a model or an adapter")
-    return one.weights_digest
-
-
-def _check_base(adapter: Adapter, one: Input, base: Input) -> tuple[str, ...]:
-    """The adapter must have been trained on this model, or on an ancestor of it; the second is noted."""
-    trained_on, ours = _trained_on(adapter), _digest_of(base)
-    if trained_on == ours:
-        return ()
-    if trained_on in base.ancestors:
-        return (f"adapter {one.name} was rebased: trained on weights {trained_on.short}, an ancestor of {base.name}",)
-    raise InvalidError(
-        f"adapter {one.name} has an unrelated base: it was trained on weights {trained_on}, "
-        f"{base.name} has {ours} and does not descend from them",
-        where=f"{one.source} into {base.source}",
-        mend="fold it into the model that it was trained on or a descendant of it, or train it again on this one",
-    )
-
-
-def _trained_on(adapter: Adapter) -> Digest:
-    stated = adapter.provenance.inputs if adapter.provenance is not None else ()
-    by_role = {one.role: one.weights_digest for one in stated}
-    found = by_role.get("base", by_role.get("from"))  # `from` is an adapter where training went on with one
-    if found is None:
-        raise InvalidError(
-            "the adapter does not say what it was trained on",
-            where=str(adapter.path),
-            mend="name it under `adapters:` with its `base`, so that it is imported",
-        )
-    return found
+def _check_lost(name: str, some: Sequence[_Part], *, ordered: bool) -> None:
+    """PEFT refuses two adapters that both hold a tensor whole; any order of them would lose one without a word."""
+    for before, later in combinations(some, 2):
+        ours, theirs = later.effects[name], before.effects[name]
+        if leaves_nothing(ours, theirs) and (ordered or leaves_nothing(theirs, ours)):
+            raise InvalidError(
+                f"{later.name} puts numbers of its own in the place of {name!r}, or of some rows, "
+                f"and nothing of {before.name} would be left there",
+                where=f"{later.source} after {before.source}",
+                mend="fold one of them only, or give the later one a weight below 1 there",
+            )
 
 
 def _check_floats(model: ModelFolder) -> None:
@@ -195,7 +177,7 @@ def _check_floats(model: ModelFolder) -> None:
 def _provenance(base: Input, parts: Sequence[_Part], network: Network, changed: Iterable[str]) -> Provenance:
     counts = network.count(changed)
     layers = {place.layer for name in changed if (place := network.places.get(name)) is not None}
-    inputs = [ProvenanceInput(role="from", weights_digest=_digest_of(base))]
+    inputs = [ProvenanceInput(role="from", weights_digest=digest_of(base))]
     inputs += [ProvenanceInput(role="adapter", weights_digest=part.weights_digest) for part in parts]
     return Provenance(
         kind="fold",

@@ -15,8 +15,11 @@ from builder.sources import MODEL_FILES, fetch_hub, open_folder
 from builder.stage import Context, Outcome
 from builder.stages.templates import probe
 from builder.weights.adapters import read_adapter
+from builder.weights.family import SCORE
 from builder.weights.folder import CONFIG, INDEX, read_model, weight_files
 from builder.weights.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_adapter_contents, write_contents
+from builder.weights.pickled import BIN_INDEX, PICKLES, pickle_files, read_pickled
+from builder.weights.quantisation import DEQUANTISED, quantisation
 from builder.weights.site import Site
 from builder.weights.stream import Checked, Scratch
 from registry.canonical import decode
@@ -29,16 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from builder.sources import Choose, Source
-    from builder.weights.folder import ModelFolder
-    from builder.weights.stream import Stored
+    from builder.weights.stream import Content
     from registry.canonical import JSON
 
 __all__ = ["import_"]
 
 ImportSettings: TypeAlias = FolderBase | HubBase | FolderAdapter | HubAdapter
 
-_SINGLE = "model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TEMPLATE = "chat_template.jinja"
 _TEMPLATE_TABLES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
 _NAMED = 5  # how many of a list of names a note gives
@@ -74,15 +74,16 @@ def _open(context: Context[ImportSettings], choose: Choose) -> Source:
 
 
 def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
-    model = read_model(source.folder)
-    alias, note = _tied_alias(model, source)
-    kept = {name: Checked(stored=stored) for name, stored in model.tensors.items() if name != alias}
+    config = _read_table(source, CONFIG)
+    tensors, files, aliases = _tensors(source)
+    alias, note = _tied_alias(tensors, config, source)
+    kept = {name: content for name, content in tensors.items() if name != alias}
     network = Network.from_tensors({name: content.spec.shape for name, content in kept.items()})
     carried = [name for name in source.names if _is_carried(name)]
     for name in carried:
         # A copy: the source stays its owner's to edit, and an artifact's file never changes.
         shutil.copyfile(source.folder / name, context.out / name)
-    context.say(f"import: {len(kept)} tensors of {len(model.shards)} files")
+    context.say(f"import: {len(kept)} tensors of {len(files)} files")
     provenance = Provenance(
         kind="import",
         method="model",
@@ -92,10 +93,27 @@ def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     written = write_contents(context.out, contents=kept, provenance=provenance, threads=context.runner.threads)
     notes = (
         note,
-        _left_out(source, {*carried, *model.shards, INDEX}),
+        *aliases,
+        _quantised(config),
+        _left_out(source, {*carried, *files, INDEX, BIN_INDEX}),
         _list("tensors of no known component", network.unknown),
     )
     return Outcome(type="model", written=written, components=_added(network), notes=tuple(filter(None, notes)))
+
+
+def _tensors(source: Source) -> tuple[dict[str, Content], tuple[str, ...], tuple[str, ...]]:
+    """Every tensor of a model, the names of the files that they lie in, and notes on those that came twice."""
+    if pickles := tuple(name for name in source.names if name.endswith(PICKLES)):
+        held, aliases = read_pickled(source.folder, pickles)
+        return {**held}, pickles, tuple(f"{name} is {kept}, and stored once" for name, kept in aliases.items())
+    model = read_model(source.folder)
+    return {name: Checked(stored=stored) for name, stored in model.tensors.items()}, tuple(model.shards), ()
+
+
+def _quantised(config: Mapping[str, JSON]) -> str:
+    """A note on a quantised model; empty for all others."""
+    method = quantisation(config)
+    return f"the model is quantised ({method}): cast it to 16 bits before it is folded into" if method else ""
 
 
 def _is_carried(name: str) -> bool:
@@ -104,13 +122,11 @@ def _is_carried(name: str) -> bool:
 
 def _choose_model(source: Source) -> Sequence[str]:
     """Names of the weights' files, once nothing speaks against the model; only small files are read."""
-    _refuse_pickles(source, (_SINGLE, INDEX))
     config = _read_table(source, CONFIG)
-    if "quantization_config" in config:
-        method = config["quantization_config"]
-        name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+    method = quantisation(config)
+    if method and method not in DEQUANTISED:
         raise InvalidError(
-            f"the model is quantised ({name}); its weights cannot be folded or trained on as they are",
+            f"the model is quantised ({method}); its weights cannot be folded or trained on as they are",
             where=f"{source.where}/{CONFIG}",
             mend="import the 16-bit model that it was made from",
         )
@@ -119,15 +135,30 @@ def _choose_model(source: Source) -> Sequence[str]:
         _refuse_code(source, "tokenizer_config.json", _read_table(source, "tokenizer_config.json"))
     for where, template in _templates(source):
         probe(template, where=where)
+    return _weights(source)
+
+
+def _weights(source: Source) -> Sequence[str]:
+    """Names of the files to read the weights from: safetensors where there are any, else pickles."""
+    if any(name.endswith(".safetensors") for name in source.names):
+        return weight_files(source.folder, source.names)
+    if pickles := pickle_files(source.folder, (*source.names, *source.left_out)):
+        return pickles
+    if foreign := [path for path in source.left_out if path.endswith((".gguf", ".msgpack", ".h5", ".onnx", ".npz"))]:
+        raise InvalidError(
+            f"the weights are in another format ({_list('', foreign)})",
+            where=source.where,
+            mend="import the model in safetensors, or as torch's .bin files",
+        )
+    _refuse_pickles(source, "safetensors, and pytorch_model.bin with its shards,")
     return weight_files(source.folder, source.names)
 
 
-def _refuse_pickles(source: Source, wanted: Sequence[str]) -> None:
-    """Without safetensors there may be pickles; a pickle runs what it likes, so none is loaded."""
-    pickles = [path for path in source.left_out if path.endswith(_PICKLES)]
-    if pickles and not set(wanted) & set(source.names):
+def _refuse_pickles(source: Source, read: str) -> None:
+    """Where there are no weights that are read, there may be pickles of other names."""
+    if pickles := [path for path in source.left_out if path.endswith(PICKLES)]:
         raise InvalidError(
-            f"the weights are pickles ({_list('', pickles)}); only safetensors are read",
+            f"the weights are pickles ({_list('', pickles)}); only {read} are read",
             where=source.where,
             mend="load it where you trust it, save it with `save_pretrained` as safetensors, and import that folder",
         )
@@ -175,13 +206,14 @@ def _read_table(source: Source, name: str) -> Mapping[str, JSON]:
     return value
 
 
-def _tied_alias(model: ModelFolder, source: Source) -> tuple[str, str]:
+def _tied_alias(tensors: Mapping[str, Content], config: Mapping[str, JSON], source: Source) -> tuple[str, str]:
     """Name of a head that is stored although it is tied to the embedding, and a note on it; empty without one."""
-    by_component = {model.network.component_of(name): name for name in model.tensors if name.endswith(".weight")}
+    network = Network.from_tensors(tuple(tensors))
+    by_component = {network.component_of(name): name for name in tensors if name.endswith(".weight")}
     head, embedding = by_component.get("head", ""), by_component.get("embedding.token", "")
-    if not head or not embedding or model.config().get("tie_word_embeddings") is not True:
+    if not head or not embedding or head == SCORE or config.get("tie_word_embeddings") is not True:
         return "", ""
-    if not _are_equal(model.tensors[head], model.tensors[embedding]):
+    if not _are_equal(tensors[head], tensors[embedding]):
         raise InvalidError(
             f"{head!r} and {embedding!r} differ, but tie_word_embeddings says that they are one",
             where=f"{source.where}/{CONFIG}",
@@ -190,8 +222,8 @@ def _tied_alias(model: ModelFolder, source: Source) -> tuple[str, str]:
     return head, f"{head} is tied to {embedding} and stored once"
 
 
-def _are_equal(one: Stored, other: Stored) -> bool:
-    if (one.info.dtype, one.info.shape) != (other.info.dtype, other.info.shape):
+def _are_equal(one: Content, other: Content) -> bool:
+    if (one.spec.dtype, one.spec.shape) != (other.spec.dtype, other.spec.shape):
         return False
     ours, theirs = one.blocks(Scratch()), other.blocks(Scratch())
     return all(a == b for a, b in zip(ours, theirs, strict=True))
@@ -222,7 +254,8 @@ def _import_adapter(context: Context[ImportSettings], source: Source) -> Outcome
 
 
 def _choose_adapter(source: Source) -> Sequence[str]:
-    _refuse_pickles(source, (ADAPTER_WEIGHTS,))
+    if ADAPTER_WEIGHTS not in source.names:
+        _refuse_pickles(source, "safetensors")
     _read_table(source, ADAPTER_CONFIG)
     return (ADAPTER_WEIGHTS,)
 

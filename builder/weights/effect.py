@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Applied", "Block", "Changed", "Effect", "LoadedEffect", "Span"]
 
-Span: TypeAlias = Literal["element", "row", "whole"]
-"""How much of a weight an effect must see at once: any part, whole rows of ``[out, in]``, or all of it."""
+Span: TypeAlias = Literal["element", "row", "whole"] | int
+"""How much of a weight an effect must see at once: any part, whole rows of ``[out, in]``, or all of it; a number means
+that many rows together, counted from the first one on, and any of their columns."""
 
 
 class Block(NamedTuple):
@@ -93,6 +94,11 @@ class Applied:
         """Whether all of the weight is needed at once."""
         return self.effect.span == "whole" or (self.effect.span == "row" and self.transposed)
 
+    @property
+    def rows(self) -> int:
+        """How many rows of the stored matrix are needed together, where not all of them are."""
+        return self.effect.span if isinstance(self.effect.span, int) and not self.transposed else 1
+
     def apply(self, loaded: LoadedEffect, weight: torch.Tensor, base: torch.Tensor, start: int) -> None:
         """Change rows of the stored matrix in place.
 
@@ -109,7 +115,8 @@ class Applied:
             loaded.apply(seen, original, at, self.scale if self.effect.additive else 1.0)
             return
         before = weight.clone()
-        loaded.apply(seen, before.T if self.transposed else before, at, 1.0)
+        kept = before if base is weight else base  # the effect changes ``weight`` in place
+        loaded.apply(seen, kept.T if self.transposed else kept, at, 1.0)
         weight.sub_(before).mul_(self.scale).add_(before)
 
 
@@ -136,6 +143,8 @@ class Changed:
         rows = math.prod(self.spec.shape) // columns if columns else 0
         row_bytes = columns * DTYPE_BYTES[self.spec.dtype]
         step = rows if any(one.whole for one in self.effects) else max(1, scratch.block_bytes // max(1, row_bytes))
+        together = math.lcm(*(one.rows for one in self.effects))
+        step = -(-step // together) * together
         loaded = [one.effect.load(scratch.device) for one in self.effects]
         with self.base.path.open("rb", buffering=0) as stream:
             for start in range(0, rows, max(1, step)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 
 _SINGLE = "model.safetensors"
+_SHARD = re.compile(r"(?P<stem>[\w.-]+?)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,7 @@ def read_model(folder: Path) -> ModelFolder:
 
 
 def weight_files(folder: Path, present: Sequence[str]) -> list[str]:
-    """Names of the weights' files: those of the index, or the one file.
+    """Names of the weights' files: those of the index, the one file, or a whole set of numbered shards.
 
     Args:
         folder: Folder of the model; of its files only the index is read.
@@ -104,11 +106,24 @@ def weight_files(folder: Path, present: Sequence[str]) -> list[str]:
         return sorted(set(_weight_map(folder).values()))
     if _SINGLE in present:
         return [_SINGLE]
+    if shards := _numbered(present):
+        return shards
     raise NotFoundError(
         f"there is neither {_SINGLE} nor {INDEX}",
         where=str(folder),
         mend="use a model folder in safetensors format",
     )
+
+
+def _numbered(present: Sequence[str]) -> list[str]:
+    """Shards without an index: all of ``name-00001-of-00003.safetensors`` and its like, or none."""
+    found = [match for name in present if (match := _SHARD.fullmatch(name))]
+    wanted = {(match["stem"], int(match["count"])) for match in found}
+    if len(wanted) != 1:
+        return []
+    ((_, count),) = wanted
+    numbers = sorted(int(match["number"]) for match in found)
+    return sorted(match[0] for match in found) if numbers == list(range(1, count + 1)) else []
 
 
 def _weight_map(folder: Path) -> Mapping[str, str]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from builder.weights.dtypes import FLOATS, dtype_name
 from builder.weights.folder import INDEX, ModelFolder, plain_file, read_model
-from builder.weights.stream import CPU, Content, Held, Scratch, one_torch_thread
+from builder.weights.stream import CPU, Content, Held, Scratch, Stored, one_torch_thread
 from registry.artifact import LISTING, Artifact
 from registry.canonical import pretty
 from registry.components import Network, Place
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
+    "rebuild_model",
     "rewrite_model",
     "shard_tensors",
     "write_adapter",
@@ -135,7 +136,49 @@ def rewrite_model(
         link(plain_file(model.path, name), out / name)
     written = _write_shards(out, jobs, provenance.to_metadata(), threads, device)
     _prove(model, out, written)
-    return (*written, *_known(model.path, linked))
+    return (*written, *_known({name: model.path / name for name in linked}))
+
+
+def rebuild_model(
+    out: Path,
+    *,
+    model: ModelFolder,
+    contents: Mapping[str, Content],
+    files: Mapping[str, bytes],
+    provenance: Provenance,
+    others: Sequence[ModelFolder] = (),
+    threads: int = 0,
+) -> tuple[WrittenFile, ...]:
+    """Write a model with other tensors than ``model`` has: some added, removed, renamed, reshaped or of another dtype.
+
+    Shards and index are those of a new model. Where a shard holds just the tensors of one file of ``model``, or of one
+    of ``others``, each as it lies there, that file is linked, maybe under another number.
+
+    Args:
+        out: Empty folder.
+        model: The model to start from.
+        contents: Name -> content, of every tensor; what stays is the very ``Stored`` of ``model``.
+        files: Name -> bytes of the other files that change or are new; all else of ``model`` is linked byte for byte.
+        provenance: Goes into the metadata of the shards that are written.
+        others: More artifacts that contents come from.
+        threads: How many files at once; 0 for one per core.
+
+    Returns:
+        The files whose digests are known, as :func:`write_model` does.
+
+    Raises:
+        InvalidError: A content cannot be had, or holds NaN or an infinity.
+        OSError: A file cannot be read or written.
+    """
+    shards = _shards_of(contents)
+    linked = {shard.name: file for shard in shards if (file := _file_of((model, *others), shard)) is not None}
+    linked |= {name: model.path / name for name in model.others if name not in files}
+    for name, source in linked.items():
+        link(plain_file(source.parent, source.name), out / name)
+    jobs = [shard for shard in shards if shard.name not in linked]
+    written = _write_shards(out, jobs, provenance.to_metadata(), threads)
+    plain = [_write_plain(out, name, data) for name, data in sorted(files.items())]
+    return (*written, *plain, _write_index(out, shards), *_known(linked))
 
 
 def write_new_model(
@@ -181,19 +224,9 @@ def write_contents(
         InvalidError: A content cannot be had, or holds NaN or an infinity.
         OSError: A file cannot be read or written.
     """
-    groups = shard_tensors(contents)
-    jobs = [
-        _Shard(
-            name=f"model-{number:05d}-of-{len(groups):05d}.safetensors",
-            contents=tuple(contents[name] for name in group),
-        )
-        for number, group in enumerate(groups, start=1)
-    ]
-    written = _write_shards(out, jobs, provenance.to_metadata(), threads)
-    weight_map: dict[str, JSON] = {content.spec.name: job.name for job in jobs for content in job.contents}
-    total: JSON = sum(job.size_bytes for job in jobs)
-    index = _write_plain(out, INDEX, pretty({"metadata": {"total_size": total}, "weight_map": weight_map}))
-    return (*written, index)
+    shards = _shards_of(contents)
+    written = _write_shards(out, shards, provenance.to_metadata(), threads)
+    return (*written, _write_index(out, shards))
 
 
 def write_adapter(
@@ -235,6 +268,30 @@ def shard_tensors(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     for name in ordered:
         groups.setdefault(_shard_key(network.places.get(name)), []).append(name)
     return tuple(tuple(groups[key]) for key in sorted(groups))
+
+
+def _shards_of(contents: Mapping[str, Content]) -> list[_Shard]:
+    """The shards of a new model, numbered in the network's order."""
+    groups = shard_tensors(contents)
+    return [
+        _Shard(
+            name=f"model-{number:05d}-of-{len(groups):05d}.safetensors",
+            contents=tuple(contents[name] for name in group),
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def _file_of(models: Iterable[ModelFolder], shard: _Shard) -> Path | None:
+    """The file of a model that holds just what a shard does, each tensor as it is; ``None`` without one."""
+    names = [content.spec.name for content in shard.contents]
+    kept = [content for content in shard.contents if isinstance(content, Stored)]
+    files = {content.path for content in kept}
+    for model in models:
+        if len(kept) == len(names) and all(model.tensors.get(content.info.name) == content for content in kept):
+            file = files.pop()
+            return None if files or model.shards[file.name].tensors.keys() != set(names) else file
+    return None
 
 
 def _held(name: str, tensor: torch.Tensor) -> Held:
@@ -325,6 +382,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _write_index(out: Path, shards: Iterable[_Shard]) -> WrittenFile:
+    weight_map: dict[str, JSON] = {content.spec.name: shard.name for shard in shards for content in shard.contents}
+    total: JSON = sum(shard.size_bytes for shard in shards)
+    return _write_plain(out, INDEX, pretty({"metadata": {"total_size": total}, "weight_map": weight_map}))
+
+
 def _write_plain(out: Path, name: str, data: bytes) -> WrittenFile:
     with (out / name).open("xb") as stream:
         stream.write(data)
@@ -346,13 +409,16 @@ def _prove(model: ModelFolder, out: Path, written: Iterable[WrittenFile]) -> Non
             )
 
 
-def _known(source: Path, linked: Iterable[str]) -> tuple[WrittenFile, ...]:
-    """What the listing of ``source`` says on linked files; without a listing they are hashed later."""
-    if not (source / LISTING).exists():
-        return ()
-    artifact = Artifact.read(source)
-    listed = {file.path for file in artifact.files}
-    return tuple(artifact.written(name) for name in linked if name in listed)
+def _known(linked: Mapping[str, Path]) -> tuple[WrittenFile, ...]:
+    """What listings say on linked files, new name -> old file; those without one are hashed later."""
+    folders = {file.parent for file in linked.values()}
+    listings = {folder: Artifact.read(folder) for folder in folders if (folder / LISTING).exists()}
+    listed = {(folder, file.path) for folder, artifact in listings.items() for file in artifact.files}
+    return tuple(
+        replace(listings[file.parent].written(file.name), path=name)
+        for name, file in linked.items()
+        if (file.parent, file.name) in listed
+    )
 
 
 def _canonical_config(config: Mapping[str, object]) -> dict[str, JSON]:

@@ -82,16 +82,44 @@ class PeftConfig:
                     f"{key} = {value!r} cannot be folded: {reason}", f"train a plain {self.type} adapter"
                 )
 
+    def check_needed(self, needed: Mapping[str, str]) -> None:
+        """Refuse where something that is needed was left out.
+
+        Args:
+            needed: Key -> why an adapter where it is not true cannot be used.
+
+        Raises:
+            InvalidError: Such a key is not true.
+        """
+        for key, reason in sorted(needed.items()):
+            if self.values.get(key) is not True:
+                raise self.refused(
+                    f"{key} = {self.values.get(key)!r} cannot be folded: {reason}",
+                    f"save it from PEFT with {key} = true",
+                )
+
     def targets(self, module: str) -> bool:
         """Whether ``target_modules`` names a module; an expression in place of a list is not looked at."""
         names = self.values.get("target_modules")
         return not isinstance(names, list) or any(module == name or module.endswith(f".{name}") for name in names)
 
     def saves(self, module: str) -> bool:
-        """Whether ``modules_to_save`` names a module or one that it is in."""
+        """Whether ``modules_to_save`` names a module or one that it is in.
+
+        PEFT compares the ends of names, whole words or not: ``norm`` means ``input_layernorm``, too.
+        """
         names = self.values.get("modules_to_save")
-        parts = f".{module}."
-        return isinstance(names, list) and any(isinstance(name, str) and f".{name}." in parts for name in names)
+        words = [name for name in names if isinstance(name, str) and name] if isinstance(names, list) else []
+        parts = module.split(".")
+        around = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+        return any(one.endswith(word) for one in around for word in words)
+
+    def parameters(self, module: str) -> tuple[str, ...]:
+        """Parameters that ``target_parameters`` names, as they would be called in a module; sorted."""
+        names = self.values.get("target_parameters")
+        words = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        leaves = {(word.rpartition(".")[2], word) for word in words}
+        return tuple(sorted({leaf for leaf, word in leaves if f".{module}.{leaf}".endswith(f".{word}")}))
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """A truth value.
@@ -135,6 +163,17 @@ class PeftConfig:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             place = f" of {module}" if module else ""
             raise self.refused(f"{key} {value!r}{place} is no whole number from 1", _AGAIN)
+        return value
+
+    def seed(self, key: str, *, default: int) -> int:
+        """A seed of a random generator, as torch takes it: a whole number that fits 64 bits.
+
+        Raises:
+            InvalidError: It is none.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**64:
+            raise self.refused(f"{key} = {value!r} is no seed", _AGAIN)
         return value
 
     def choice(self, key: str, choices: Collection[str], *, default: str = "") -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from builder.weights.dtypes import FLOATS, dtype_name
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["is_finite", "round_once"]
 
 _LOST_BITS = (1 << 29) - 1  # of a float64's 52 mantissa bits, those that float32 has no room for
-_BF16_MIN_NORMAL = 2.0**-126
 _BF16_LOW_EXPONENT = 0x0080  # exponent field of the smallest normal number
 _BF16_SUBNORMAL_SHIFT = 1.5 * 2.0 ** (52 - 133)  # adding it rounds to multiples of 2**-133, the smallest BF16
 _INTEGERS = {"F16": torch.int16, "BF16": torch.int16, "F32": torch.int32, "F64": torch.int64}
@@ -48,13 +48,14 @@ def round_once(total: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> bool
     out.copy_(scratch.tensor("single", "F32", total.numel(), device=total.device).copy_(total))
     lowest, highest = _exponents(out, scratch)
     if out.dtype == torch.bfloat16 and lowest <= _BF16_LOW_EXPONENT:
-        _round_tiny(total, out)
+        _round_tiny(total, out, scratch)
     return highest != _EXPONENTS[dtype_name(out)]
 
 
-def _round_tiny(total: torch.Tensor, out: torch.Tensor) -> None:
+def _round_tiny(total: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> None:
     """Round again what lies below BF16's normal numbers: there float32 has too few bits for rounding to odd."""
-    places = (total.abs() < _BF16_MIN_NORMAL).nonzero().view(-1)
+    exponents = scratch.tensor("work", "I16", out.numel(), device=out.device).cpu().numpy()  # as _exponents left them
+    places = torch.from_numpy(np.flatnonzero(exponents <= _BF16_LOW_EXPONENT)).to(out.device)
     tiny = total[places]
     rounded = (tiny.abs() + _BF16_SUBNORMAL_SHIFT) - _BF16_SUBNORMAL_SHIFT
     out[places] = rounded.copysign(tiny).to(torch.float32).to(torch.bfloat16)

@@ -6,9 +6,10 @@ caches. Parallelism belongs over files; inside one, a single thread works.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 
     from registry.safetensors import TensorInfo
 
-__all__ = ["BLOCK_BYTES", "CPU", "Checked", "Content", "Held", "Scratch", "Stored", "not_finite", "one_torch_thread"]
+__all__ = [
+    "BLOCK_BYTES",
+    "CPU",
+    "Checked",
+    "Content",
+    "Held",
+    "Scratch",
+    "Stored",
+    "are_equal",
+    "not_finite",
+    "one_torch_thread",
+]
 
 BLOCK_BYTES = 1 << 20
 CPU = torch.device("cpu")
@@ -148,6 +160,15 @@ class Stored:
             return torch.empty(self.info.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).view(self.info.shape)
 
+    def part(self, rows: slice) -> Stored:
+        """Some rows as a tensor of their own, shape ``[rows, columns]``; stacked matrices count as one tall matrix."""
+        columns = self.info.shape[-1]
+        row_bytes = columns * DTYPE_BYTES[self.info.dtype]
+        count = rows.stop - rows.start
+        start = self.info.offset + rows.start * row_bytes
+        info = replace(self.info, shape=(count, columns), offset=start, size_bytes=count * row_bytes)
+        return replace(self, info=info)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
@@ -215,6 +236,30 @@ def not_finite(spec: TensorSpec, *, where: str, fits: bool) -> InvalidError:
         where=where,
         mend="use weights that are sound: import the model again, or train with a lower learning rate",
     )
+
+
+def are_equal(one: Stored, other: Stored) -> bool:
+    """Whether two tensors of one shape hold the same numbers, maybe in different dtypes; read block by block.
+
+    Raises:
+        InvalidError: A file ends too early.
+        OSError: A file cannot be read.
+    """
+    scratch, others = Scratch(), Scratch()
+    count = math.prod(one.info.shape)
+    sizes = [stored.info.size_bytes // max(1, count) for stored in (one, other)]
+    step = max(1, scratch.block_bytes // max(sizes))
+    with one.path.open("rb", buffering=0) as mine, other.path.open("rb", buffering=0) as theirs:
+        for start in range(0, count, step):
+            length = min(step, count - start)
+            one.read(mine.fileno(), start * sizes[0], scratch.bytes("equal", length * sizes[0]))
+            other.read(theirs.fileno(), start * sizes[1], others.bytes("equal", length * sizes[1]))
+            if not torch.equal(
+                scratch.host("equal", one.info.dtype, length).double(),
+                others.host("equal", other.info.dtype, length).double(),
+            ):
+                return False
+    return True
 
 
 @contextmanager

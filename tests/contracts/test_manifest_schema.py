@@ -267,7 +267,7 @@ def test_the_reference_has_every_table() -> None:
 
 
 def _tables(schema: dict[str, JSON]) -> dict[str, list[str]]:
-    """Keys of every table in a schema, the selector and sets of defaults left out."""
+    """Keys of every table in a schema, selectors, weightings and sets of defaults left out."""
     definitions = schema["$defs"]
     assert isinstance(definitions, dict)
     tables: dict[str, list[str]] = {}
@@ -275,6 +275,10 @@ def _tables(schema: dict[str, JSON]) -> dict[str, list[str]]:
         assert isinstance(definition, dict)
         properties = definition.get("properties", {})
         assert isinstance(properties, dict)
-        if name not in {"Selector", "Defaults"} and not name.endswith(("-defaults", "-by-name")):
+        if (
+            name not in {"Selector", "Defaults"}
+            and not name.startswith("Weighting-")
+            and not name.endswith(("-defaults", "-by-name"))
+        ):
             tables[name] = list(properties)
     return tables

@@ -16,10 +16,11 @@ _MAKE = """
 import sys
 from pathlib import Path
 
-from bench.fold_lora import make_adapter, make_model
+from bench.fold_lora import make_adapter
+from bench.models import SMALL, layers_for, make_model
 
 folder = Path(sys.argv[1])
-print(make_model(folder / "base", size_bytes=10**9))
+print(make_model(folder / "base", SMALL, layers=layers_for(SMALL, 10**9)))
 make_adapter(folder / "adapter", folder / "base")
 """
 

@@ -167,7 +167,10 @@ def test_a_commit_that_is_not_on_main(team: Team) -> None:
     team.commit("On a branch")
     answer = team.call("varietal", "release", "support@v1.0.0")
     assert answer.code == 1
-    assert "the commit is not on the main branch" in answer.err
+    assert (
+        "the commit is not on the main branch (that of the origin, where there is one; fetch and push first)"
+        in answer.err
+    )
 
 
 def test_bytes_that_are_not_on_the_remote(team: Team) -> None:

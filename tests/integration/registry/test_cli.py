@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 
-from registry.cli import open_store, register
+from builder.cli import app
+from registry.cli import open_store
 from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.published import Promise, Published, release_message
 from registry.refs import Version
@@ -60,8 +60,6 @@ def _final(team: Team, base: Record, tone: Record, version: str) -> Record:
 @pytest.fixture
 def call(team: Team, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a verb and return what it printed to stdout."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    register(app)
 
     def run(*arguments: str) -> str:
         assert team.root.is_dir()
@@ -98,8 +96,6 @@ def test_one_bad_tag_is_named_and_hinders_nobody(
     call("promote", "support@v1.0.0", "staging")
     team.repository.create_tag("support#prod#3", "HEAD", 'x\n\n{"schema": "varietal/assignment/1"}\n')
     assert ask("list")[-1]["channels"] == {"staging": "v1.0.0"}
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    register(app)
     app(["list"], standalone_mode=False)
     printed = capsys.readouterr()
     assert printed.out.splitlines() == ["draft    -", "support  v1.1.0  staging v1.0.0"]
@@ -210,6 +206,13 @@ def test_verify(team: Team, call: Callable[..., str], ask: Callable[..., JSON]) 
     answer = ask("verify", "support:final")
     assert answer["artifact_digest"] == digest(team, "support:final")
     assert (answer["folder"], answer["tag_signature_verified"], len(answer["steps"])) == (None, None, 5)
+
+
+def test_the_log_of_nothing_is_not_found(call: Callable[..., str]) -> None:
+    for subject in ("suport", "support:tonne", "support#staging"):
+        with pytest.raises(NotFoundError) as caught:
+            call("log", subject)
+        assert caught.value.what == f"nothing is known of {subject}: no commit, no release, no channel"
 
 
 def test_promote_and_rollback(team: Team, ask: Callable[..., JSON]) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 HEX = "ab" * 32
 COMMIT = "ab" * 20
-PARAMS = f"bases: {{tiny: {{path: source/tiny, sha256: {HEX}}}}}\n"
+RECIPES = "recipes: {import: 1, pretrain: 1, sft: 1, dpo: 1, fold: 1, evaluate: 1}\n"
+PARAMS = f"bases: {{tiny: {{path: source/tiny, sha256: {HEX}}}}}\n{RECIPES}"
 HEAD = """
 base: tiny
 data:

@@ -33,6 +33,7 @@ from builder.manifest import (
     references,
     type_of,
 )
+from builder.weighting import Weighting
 from registry import yaml12
 from registry.digest import Digest
 from registry.errors import InvalidError
@@ -105,7 +106,7 @@ def test_a_manifest_becomes_values() -> None:
             adapter=LoraSettings(rank=8, targets=Selector.parse("attention")),
             train=SftTraining(epochs=2.0),
         ),
-        "toned": FoldStage(from_="base", adapters={"tone": 1.0, "concise": 0.5}),
+        "toned": FoldStage(from_="base", adapters={"tone": Weighting.of(1.0), "concise": Weighting.of(0.5)}),
         "pref": DpoStage(from_="toned", data="tickets", targets=Selector.parse("mlp"), train=DpoTraining(beta=0.2)),
         "score": EvaluateStage(
             from_="pref",
@@ -160,8 +161,20 @@ def test_params_become_values() -> None:
     ("table", "expected"),
     [
         ("{kind: stf, from: base, data: t}", "stages.x.kind: unknown kind 'stf' / did you mean 'sft'?"),
-        ("{from: base}", "stages.x: missing key 'kind' / add it: pretrain or sft or dpo or fold or evaluate"),
-        ("{kind: 1}", "stages.x.kind: unknown kind 1 / kinds: dpo, evaluate, fold, pretrain, sft"),
+        (
+            "{from: base}",
+            (
+                "stages.x: missing key 'kind' / add it: pretrain or sft or dpo or fold or fuse or blend or extract or "
+                "graft or cast or evaluate"
+            ),
+        ),
+        (
+            "{kind: 1}",
+            (
+                "stages.x.kind: unknown kind 1 / kinds: blend, cast, dpo, evaluate, extract, fold, fuse, graft, "
+                "pretrain, sft"
+            ),
+        ),
         (
             "{kind: import, hub: a/b}",
             (
@@ -431,7 +444,7 @@ def test_a_manifest_that_is_no_table_is_refused() -> None:
     with pytest.raises(InvalidError) as caught:
         parse_manifest("support", value)
     assert str(caught.value.faults[0]).startswith(
-        "models/support/model.yaml: expected a table with schema, description, license, base, adapters, data, stages"
+        "models/support/model.yaml: expected a table with schema, description, license, base, adapters, models, data"
     )
 
 

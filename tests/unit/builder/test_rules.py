@@ -29,7 +29,7 @@ GROWN = "{kind: pretrain, data: texts, network: {layers: 1, hidden_size: 64, hea
     ],
 )
 def test_settings_that_no_stage_could_run(tmp_path: Path, stages: str, said: str) -> None:
-    (tmp_path / "params.yaml").write_text("bases: {}\n")
+    (tmp_path / "params.yaml").write_text("bases: {}\nrecipes: {pretrain: 1, sft: 1, dpo: 1, fold: 1, evaluate: 1}\n")
     (tmp_path / "rows.jsonl").write_text("")
     (tmp_path / "models/grain").mkdir(parents=True)
     (tmp_path / "models/grain/model.yaml").write_text(
@@ -39,3 +39,79 @@ def test_settings_that_no_stage_could_run(tmp_path: Path, stages: str, said: str
     with pytest.raises(InvalidError) as caught:
         load(tmp_path)
     assert [str(fault).partition(" ")[2] for fault in caught.value.faults] == [said]
+
+
+MANIFEST = """\
+base: {{variant: other, stage: grown}}
+models: {{twin: {{variant: other, stage: grown}}}}
+data: {{texts: {{path: rows.jsonl, format: text}}}}
+stages: {{x: {stage}}}
+release: x
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("{kind: cast, from: twin, dtype: float32}", []),
+        ("{kind: cast, from: twn, dtype: float32}", ["from: unknown stage or adapter 'twn' / did you mean 'twin'?"]),
+        (
+            "{kind: blend, method: ties, models: {twin: 1.0}}",
+            ["against: ties needs a base / name the model that the others were made from"],
+        ),
+        (
+            "{kind: blend, method: linear, models: {twin: {weight: 1, density: 0.5}, base: 1}}",
+            ["models.twin.density: linear does not read `density` / take it out; what is read is `weight`"],
+        ),
+        (
+            "{kind: blend, method: passthrough, models: {twin: 1}, layers: [{base: '0'}]}",
+            ["layers[0].base: unknown model 'base' / models here: twin"],
+        ),
+        (
+            "{kind: graft, from: base}",
+            [
+                (
+                    ": graft asks for nothing / say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, "
+                    "or leave the stage out"
+                ),
+            ],
+        ),
+        (
+            "{kind: graft, from: base, vocabulary: {tokens: [a, a]}, head: {type: reward, labels: [good]}}",
+            [
+                "head.labels: a reward head has no labels / take them out",
+                "vocabulary: token 'a' comes twice / name each new token once",
+            ],
+        ),
+        (
+            "{kind: graft, from: base, vocabulary: {}, head: {type: classification, labels: [good]}}",
+            [
+                "head.labels: a classification needs two labels or more, each once / name them",
+                "vocabulary: it adds no token / name `tokens` or `special`, or a `multiple`",
+            ],
+        ),
+        (
+            "{kind: evaluate, from: base, metrics: {loss: texts}}",
+            [
+                "kind: params.yaml pins no recipe of kind 'evaluate' / write `evaluate: 1` under `recipes:` in params.yaml"
+            ],
+        ),
+    ],
+)
+def test_stages_of_weights_are_judged_before_anything_is_built(tmp_path: Path, stage: str, said: list[str]) -> None:
+    (tmp_path / "params.yaml").write_text("bases: {}\nrecipes: {pretrain: 1, blend: 1, graft: 1, cast: 1, fuse: 1}\n")
+    (tmp_path / "rows.jsonl").write_text("")
+    for name, text in {
+        "other": f"data: {{texts: {{path: rows.jsonl, format: text}}}}\nstages: {{grown: {GROWN}}}\nrelease: grown\n",
+        "mixed": MANIFEST.format(stage=stage),
+    }.items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.yaml").write_text(text)
+    found: list[str] = []
+    try:
+        load(tmp_path)
+    except InvalidError as error:
+        found = [
+            f"{one.key.removeprefix('stages.x').removeprefix('.')}: {one.problem} / {one.mend}" for one in error.faults
+        ]
+    assert [one for one in found if not one.startswith("release: ")] == said

@@ -104,7 +104,7 @@ def test_a_sibling_decides_what_an_ambiguous_norm_is() -> None:
         "model.layers.x.self_attn.q_proj.weight",
         "mlp.gate_proj.weight",
         "h.0.attn.weight",
-        "score.weight",
+        "scorer.weight",
         "",
     ],
 )

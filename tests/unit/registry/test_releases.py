@@ -132,7 +132,10 @@ def judgement(*, passed: bool, reason: str = "loss of score is 2; it must be at 
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"on_main": False}, "the commit is not on the main branch"),
+        (
+            {"on_main": False},
+            "the commit is not on the main branch (that of the origin, where there is one; fetch and push first)",
+        ),
         ({"changes": ("a", "b")}, "the work tree differs from the commit: a, b"),
         ({"changes": tuple("abcdefg")}, "the work tree differs from the commit: a, b, c, d, e and 2 more"),
         ({"stale": ("final: beta is 0.2",)}, "the lock is stale: final: beta is 0.2"),
@@ -159,7 +162,8 @@ def test_all_rules_that_are_broken_are_told_at_once(tags: Tags) -> None:
             proposal("v3.0.0", on_main=False, changes=("a",), judgements=(judgement(passed=False),)), tags.published
         )
     assert caught.value.what == (
-        "support@v3.0.0 is not released: the commit is not on the main branch; "
+        "support@v3.0.0 is not released: the commit is not on the main branch (that of the origin, where there is one; "
+        "fetch and push first); "
         "the work tree differs from the commit: a; loss of score is 2; it must be at most 1"
     )
 

@@ -142,11 +142,69 @@ def test_a_symlink_in_the_folder_is_refused(shop: Workshop) -> None:
     )
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_in_pickles_come_in_as_the_same_artifact(shop: Workshop, *, sharded: bool) -> None:
+    folder = foreign(shop)
+    tensors = llama()
+    (folder / "model.safetensors").unlink()
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"] if sharded else ["model.pt"]
+    parts = [{key: one for key, one in tensors.items() if (key < "model.layers.1") == (place == 0)} for place in (0, 1)]
+    for name, part in zip(names, parts if sharded else [tensors], strict=True):
+        torch.save(part, folder / name)
+    if sharded:
+        weight_map = {key: names[place] for place, part in enumerate(parts) for key in part}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    context, outcome = run(shop, folder)
+    artifact = Artifact.from_folder(context.out, "model", outcome.written)
+    artifact.verify_folder(context.out)
+    assert artifact.weights_digest == weights_digest(shop.model())
+    assert outcome.notes == ("left out: README.md, modeling_own.py, original/params.json, training_args.bin",)
+
+
+def test_two_names_for_one_memory_are_stored_once(shop: Workshop) -> None:
+    folder = foreign(shop, tie_word_embeddings=True)
+    tensors = llama(tied=True)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors | {HEAD: tensors[EMBEDDING]}, folder / "pytorch_model.bin")
+    context, outcome = run(shop, folder)
+    assert HEAD not in read_model(context.out).tensors
+    assert EMBEDDING in read_model(context.out).tensors
+    assert outcome.notes[0] == f"{HEAD} is {EMBEDDING}, and stored once"
+
+
+def test_numbered_shards_need_no_index(shop: Workshop) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    folder = foreign(shop)
+    (folder / "model.safetensors").unlink()
+    tensors = llama()
+    for place in (0, 1):
+        part = {key: one for key, one in tensors.items() if (key < "model.layers.1") == (place == 0)}
+        save_file(part, folder / f"model-{place + 1:05}-of-00002.safetensors")
+    context, _ = run(shop, folder)
+    assert Artifact.from_folder(context.out, "model").weights_digest == weights_digest(shop.model())
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(NotFoundError) as caught:
+        run(shop, folder)
+    assert caught.value.what == "there is neither model.safetensors nor model.safetensors.index.json"
+
+
+def test_weights_of_another_format_are_named(shop: Workshop) -> None:
+    folder = foreign(shop)
+    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+    assert refusal(shop, folder) == (
+        "the weights are in another format (model-q4.gguf)\n"
+        "  where: vendor\n"
+        "  mend: import the model in safetensors, or as torch's .bin files"
+    )
+
+
 def test_pickles_alone_are_refused_with_the_way_out(shop: Workshop) -> None:
     folder = foreign(shop)
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "consolidated.00.pth")
     assert refusal(shop, folder) == (
-        "the weights are pickles (pytorch_model.bin, training_args.bin); only safetensors are read\n"
+        "the weights are pickles (consolidated.00.pth, training_args.bin); "
+        "only safetensors, and pytorch_model.bin with its shards, are read\n"
         "  where: vendor\n"
         "  mend: load it where you trust it, save it with `save_pretrained` as safetensors, and import that folder"
     )
@@ -192,12 +250,19 @@ def test_a_chat_template_that_is_no_text_is_refused(shop: Workshop) -> None:
 
 
 def test_a_quantised_model_is_refused_by_its_method(shop: Workshop) -> None:
-    folder = foreign(shop, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    folder = foreign(shop, quantization_config={"quant_method": "gptq", "bits": 4})
     assert refusal(shop, folder) == (
-        "the model is quantised (bitsandbytes); its weights cannot be folded or trained on as they are\n"
+        "the model is quantised (gptq); its weights cannot be folded or trained on as they are\n"
         "  where: vendor/config.json\n"
         "  mend: import the 16-bit model that it was made from"
     )
+
+
+def test_a_model_quantised_by_bitsandbytes_comes_in_with_a_note(shop: Workshop) -> None:
+    quantised = {f"{QUERY}.weight": torch.ones(32, 1, dtype=torch.uint8), f"{QUERY}.weight.absmax": torch.ones(1)}
+    folder = foreign(shop, llama() | quantised, quantization_config={"load_in_4bit": True})
+    _, outcome = run(shop, folder)
+    assert outcome.notes[0] == "the model is quantised (bitsandbytes): cast it to 16 bits before it is folded into"
 
 
 def test_a_model_without_configuration_is_refused(shop: Workshop) -> None:

@@ -1,0 +1,137 @@
+"""Kind ``graft``: another shape for a model, whatever it computes with.
+
+What is asked for is done in one order: layers, context and rope, vocabulary, untie, head. Tensors that nothing is done
+to keep their bytes, and a file that holds only such is linked; of other files only what must change does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from builder.stage import Context, Outcome
+from builder.stages.pedigree import digest_of
+from builder.weights.context import set_context
+from builder.weights.draft import Draft
+from builder.weights.drawn import Drawn
+from builder.weights.folder import read_model
+from builder.weights.head import replace_head
+from builder.weights.layers import choose_layers
+from builder.weights.layout import rebuild_model
+from builder.weights.quantisation import quantisation
+from builder.weights.untie import untie_head
+from builder.weights.vocabulary import extend_vocabulary
+from registry.components import layer_of, spell_layers
+from registry.errors import InvalidError
+from registry.provenance import Provenance, ProvenanceInput
+from registry.record import ComponentChange
+
+if TYPE_CHECKING:
+    from builder.stage import Input
+    from builder.weight_stages import GraftStage
+
+__all__ = ["graft"]
+
+_ROUNDED_DTYPES = frozenset({"F16", "BF16"})  # so few bits that the last ones of a logarithm do not show
+
+
+def graft(context: Context[GraftStage]) -> Outcome:
+    """Change a model's layers, positions, vocabulary or head.
+
+    Raises:
+        NotFoundError: A file that is needed is not there.
+        InvalidError: Nothing is asked for, a model that is quantised or of a family that is not known, or what
+            is asked for does not fit the model.
+        OSError: A file cannot be read or written.
+    """
+    settings, base = context.settings, context.one("from")
+    model = read_model(base.path)
+    draft = Draft.of(model, where=base.source)
+    _check(draft, settings)
+    done: list[str] = []
+    if settings.layers:
+        draft = choose_layers(draft, settings.layers)
+        done.append("layers")
+    if settings.context or settings.rope is not None:
+        draft = set_context(draft, settings.context, settings.rope)
+        done.append("context" if settings.rope is None else "rope")
+    if settings.vocabulary is not None:
+        draft = extend_vocabulary(draft, settings.vocabulary)
+        done.append("vocabulary")
+    if settings.untie:
+        draft = untie_head(draft)
+        done.append("untie")
+    if settings.head is not None:
+        draft = replace_head(draft, settings.head)
+        done.append("head")
+    context.say(f"graft: {', '.join(done)}; {len(draft.changes)} of {len(draft.contents)} tensors are new")
+    written = rebuild_model(
+        context.out,
+        model=model,
+        contents=draft.contents,
+        files=draft.changed_files(),
+        provenance=_provenance(base, draft, "+".join(done)),
+        threads=context.runner.threads,
+    )
+    return Outcome(
+        type="model",
+        written=written,
+        components=_changes(draft),
+        depends_on=("device", "versions") if _is_inexact(draft, settings) else (),
+        notes=draft.notes,
+    )
+
+
+def _check(draft: Draft, settings: GraftStage) -> None:
+    asked = (settings.vocabulary, settings.head, settings.untie, settings.layers, settings.context, settings.rope)
+    if not any(asked):
+        raise InvalidError(
+            "graft asks for nothing",
+            where=draft.where,
+            mend="say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, or leave the stage out",
+        )
+    if quantisation(draft.config):
+        raise InvalidError(
+            "the model is quantised; its tensors are no rows of weights",
+            where=draft.where,
+            mend="dequantise it first, in a stage of kind cast",
+        )
+
+
+def _is_inexact(draft: Draft, settings: GraftStage) -> bool:
+    """Whether random numbers are stored with so many bits that the last ones of a logarithm show."""
+    spread = settings.vocabulary is not None and settings.vocabulary.start == "normal"
+    return any(
+        content.spec.dtype not in _ROUNDED_DTYPES
+        for name, content in draft.contents.items()
+        if (isinstance(content, Drawn) and content.deviation) or (spread and draft.changes.get(name) == "overridden")
+    )
+
+
+def _provenance(base: Input, draft: Draft, method: str) -> Provenance:
+    layers = {layer for name in draft.changes if (layer := layer_of(name)) is not None}
+    return Provenance(
+        kind="graft",
+        method=method,
+        components=tuple(sorted({draft.network.component_of(name) for name in draft.changes})),
+        layers=spell_layers(layers),
+        inputs=(ProvenanceInput(role="from", weights_digest=digest_of(base)),),
+    )
+
+
+def _changes(draft: Draft) -> tuple[ComponentChange, ...]:
+    """What each component of the result went through."""
+    network = draft.network
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in draft.contents:
+        groups[draft.changes.get(name, "kept"), network.component_of(name)].append(name)
+    return tuple(
+        ComponentChange(
+            component=component,
+            change=change,
+            layers=spell_layers(layer for name in names if (layer := layer_of(name)) is not None),
+            tensors=len(names),
+            by="" if change == "kept" else "graft",
+        )
+        for (change, component), names in sorted(groups.items())
+    )

@@ -1,0 +1,127 @@
+"""Parameters that an adapter holds as they shall be: they take the place of the model's, nothing is added."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from builder.weights.method import load_float64
+from builder.weights.rounding import is_finite
+from builder.weights.stream import Scratch, not_finite
+
+if TYPE_CHECKING:
+    import torch
+
+    from builder.weights.effect import Applied, Block, LoadedEffect, Span
+    from builder.weights.stream import Stored
+
+__all__ = ["Replaced", "Rows", "first_difference", "leaves_nothing"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replaced:
+    """A whole parameter that takes the place of the model's; orientation that of the file.
+
+    Attributes:
+        stored: The parameter; stacked matrices count as one tall matrix.
+    """
+
+    additive: ClassVar[bool] = False
+    span: ClassVar[Span] = "element"
+
+    stored: Stored
+
+    def load(self, _device: torch.device) -> LoadedEffect:
+        """Nothing yet: rows are read when they are asked for."""
+        return _ReplacedRows(stored=self.stored)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ReplacedRows:
+    stored: Stored
+    scratch: Scratch = field(default_factory=Scratch)
+
+    def apply(self, weight: torch.Tensor, _base: torch.Tensor, at: Block, _scale: float) -> None:
+        info, columns = self.stored.info, weight.shape[1]
+        size = info.size_bytes // math.prod(info.shape)
+        values = self.scratch.host("replaced", info.dtype, weight.numel())
+        block = self.scratch.bytes("replaced", weight.numel() * size)
+        with self.stored.path.open("rb", buffering=0) as stream:
+            self.stored.read(stream.fileno(), at.rows.start * columns * size, block)
+        if not is_finite(values, self.scratch):
+            raise not_finite(self.stored.spec, where=str(self.stored.path), fits=False)
+        weight.copy_(values.view(weight.shape))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """New rows of an embedding for chosen tokens; orientation that of the file, ``[words, width]``.
+
+    Attributes:
+        stored: The rows, shape ``[tokens, width]``.
+        tokens: Which words they are; none comes twice.
+    """
+
+    additive: ClassVar[bool] = False
+    span: ClassVar[Span] = "element"
+
+    stored: Stored
+    tokens: tuple[int, ...]
+
+    def load(self, device: torch.device) -> LoadedEffect:
+        """Read the rows.
+
+        Raises:
+            InvalidError: They hold NaN or an infinity.
+            OSError: The file cannot be read.
+        """
+        return _LoadedRows(values=load_float64(self.stored, device), tokens=self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LoadedRows:
+    values: torch.Tensor
+    tokens: tuple[int, ...]
+
+    def apply(self, weight: torch.Tensor, _base: torch.Tensor, at: Block, _scale: float) -> None:
+        here = [index for index, token in enumerate(self.tokens) if at.rows.start <= token < at.rows.stop]
+        if here:
+            weight[[self.tokens[index] - at.rows.start for index in here]] = self.values[here]
+
+
+def leaves_nothing(later: Applied, before: Applied) -> bool:
+    """Whether of what one effect did to a weight, or to some tokens' rows, the next one leaves nothing."""
+    if later.scale != 1:
+        return False
+    if isinstance(later.effect, Rows) and isinstance(before.effect, Rows):
+        return not set(later.effect.tokens).isdisjoint(before.effect.tokens)
+    return isinstance(later.effect, Replaced)
+
+
+def first_difference(one: Stored, other: Stored) -> int | None:
+    """The first row in which two tensors of one shape hold other numbers, whatever their dtypes; read in blocks.
+
+    Returns:
+        Its number, counted from 0; ``None`` where they are equal. NaN is unlike all.
+
+    Raises:
+        InvalidError: A file ends too early.
+        OSError: A file cannot be read.
+    """
+    scratches = Scratch(), Scratch()
+    count = math.prod(one.info.shape)
+    sizes = [stored.info.size_bytes // max(1, count) for stored in (one, other)]
+    row = math.prod(one.info.shape[1:])
+    step = max(1, scratches[0].block_bytes // max(1, *sizes))
+    with one.path.open("rb", buffering=0) as mine, other.path.open("rb", buffering=0) as theirs:
+        for start in range(0, count, step):
+            length = min(step, count - start)
+            values = []
+            for stored, stream, size, scratch in zip((one, other), (mine, theirs), sizes, scratches, strict=True):
+                stored.read(stream.fileno(), start * size, scratch.bytes("compared", length * size))
+                values.append(scratch.host("compared", stored.info.dtype, length).double())
+            unlike = (values[0] != values[1]).nonzero()
+            if unlike.numel():
+                return (start + int(unlike[0])) // max(1, row)
+    return None
