@@ -14,7 +14,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, fields
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -115,9 +114,17 @@ def recompute(
 def _stages(record: Record, index: Index) -> Iterator[Record]:
     """The weights stages of a lineage, the artifact itself last."""
     lineage = ancestors(record, lambda digest: [one.record for one in index.by_artifact(digest)])
-    graph = {digest: [made for _, made in node.next] for digest, node in lineage.nodes.items()}
-    for digest in TopologicalSorter(graph).static_order():
+    seen: set[Digest] = set()
+    waiting = [(lineage.start, False)]
+    while waiting:
+        # A stage that changes nothing gives its own input: what was met before is not waited for.
+        digest, ready = waiting.pop()
         node = lineage.nodes[digest]
+        if not ready:
+            if digest not in seen:
+                seen.add(digest)
+                waiting += [(digest, True), *((made, False) for _, made in reversed(node.next))]
+            continue
         if node.record is not None and node.record.kind in KINDS and KINDS[node.record.kind].weights:
             yield node.record
 

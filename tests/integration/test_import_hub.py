@@ -261,9 +261,10 @@ def test_what_is_refused_is_refused_before_weights_are_fetched(
 def test_pickles_alone_are_refused_before_anything_large_is_fetched(shop: Workshop, hub: Hub) -> None:
     single(shop, hub)
     del hub.files[WEIGHTS]
+    hub.files["consolidated.00.pth"] = hub.files.pop("pytorch_model.bin")
     with pytest.raises(InvalidError) as caught:
         import_(context(shop))
-    assert caught.value.what == "the weights are pickles (pytorch_model.bin); only safetensors are read"
+    assert caught.value.what.startswith("the weights are pickles (consolidated.00.pth); only safetensors, ")
 
 
 def test_a_full_disk_is_seen_before_weights_are_fetched(
