@@ -22,13 +22,13 @@ __all__ = ["TILE", "Kernel", "Operands", "Tile", "keep"]
 Kernel: TypeAlias = "Callable[[Tile], torch.Tensor]"
 """Makes one tile of the result: float64, shape ``[elements]``, good until the next one is made; it may be changed."""
 
-TILE: Final = 1 << 18
-"""Elements of a tile, where a row is not longer: two MiB in float64, so that all buffers stay in the caches. It is
+TILE: Final = 1 << 17
+"""Elements of a tile, where a row is not longer: one MiB in float64, so that all buffers stay in the caches. It is
 the same for every method, block size and thread, since sums are taken tile by tile."""
 
-_SAMPLED_GROUPS: Final = (32, 512)  # at least and at most
+_SAMPLED_ROWS: Final = 256  # of a tensor, at most
 _SAMPLED_GROUP: Final = 1 << 11  # elements of rows that lie together, where a row is shorter
-_SAMPLED_SHARE: Final = 128  # every how many groups one is looked at
+_SAMPLED_SHARE: Final = 64  # every how many rows one is looked at
 
 
 class Tile(NamedTuple):
@@ -98,8 +98,8 @@ class Operands:
     def samples(self) -> Iterator[Tile]:
         """Small tiles spread evenly over the tensor, for a first guess; no result depends on them."""
         group = min(self.rows, max(1, _SAMPLED_GROUP // max(1, self.columns)))
-        groups, (fewest, most) = self.rows // group, _SAMPLED_GROUPS
-        taken = min(groups, max(fewest, min(most, groups // _SAMPLED_SHARE)))
+        groups = self.rows // group
+        taken = min(groups, max(32, min(_SAMPLED_ROWS, groups // _SAMPLED_SHARE)))
         for number in range(taken):
             start = (2 * number + 1) * groups // (2 * taken) * group
             yield Tile(start, start + group)

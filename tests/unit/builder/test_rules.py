@@ -93,7 +93,10 @@ release: x
         (
             "{kind: evaluate, from: base, metrics: {loss: texts}}",
             [
-                "kind: params.yaml pins no recipe of kind 'evaluate' / write `evaluate: 1` under `recipes:` in params.yaml"
+                (
+                    "kind: params.yaml pins no recipe of kind 'evaluate' / "
+                    "write `evaluate: 1` under `recipes:` in params.yaml"
+                )
             ],
         ),
     ],
