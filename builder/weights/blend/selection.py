@@ -150,7 +150,8 @@ class _Search:
         """Set what the next pass looks at: a window with both ends in it, and the values to count in it."""
         self._bottom, self._top = bottom, top
         self._heavy = sorted((value for value in heavy if bottom <= value <= top), reverse=True)
-        self._counts: list[list[tuple[int, int]]] = [[] for _ in self._heavy]  # first index of a tile, how many are in it
+        # Of each, the first index of a tile and how many are in it.
+        self._counts: list[list[tuple[int, int]]] = [[] for _ in self._heavy]
         self._over = self._inside = self._kept = 0
         self._values: list[NDArray[np.float64]] = [np.empty(0)]
         self._places: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
