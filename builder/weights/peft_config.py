@@ -43,7 +43,7 @@ _MAX_MODULE_CHARACTERS = 200
 _MAX_REPEATS = 2
 _MAX_GROUPS = 3
 _REPEAT = re.compile(r"[*+{]|(?<!\()\?")
-_NESTED = re.compile(r"\)\s*[*+{]|\\[1-9]")
+_NESTED = re.compile(r"\)\s*[*+{]|\\[1-9]|\(\?[a-zA-Z-]")  # flags could hide a repeat behind a comment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

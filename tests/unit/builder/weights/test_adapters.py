@@ -63,6 +63,7 @@ def shop(tmp_path: Path) -> Workshop:
             f"alpha_pattern gives {QUERY} several values, by 'layers\\\\.0\\\\..*' and 'q_proj'",
         ),
         ({"alpha_pattern": {"(a+)+": 1}}, "pattern '(a+)+' is too involved to match safely"),
+        ({"alpha_pattern": {"(?x:(a*)#c\n*b)": 1}}, "pattern '(?x:(a*)#c\\n*b)' is too involved to match safely"),
         ({"alpha_pattern": {"(.*.*.*)x": 1}}, "pattern '(.*.*.*)x' is too involved to match safely"),
         ({"alpha_pattern": {"a?a?a?aaa": 1}}, "pattern 'a?a?a?aaa' is too involved to match safely"),
         (
