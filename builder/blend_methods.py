@@ -132,10 +132,11 @@ def clashes(stage: BlendStage) -> Iterator[Clash]:
         for key in _changed(settings, BlendSettings(), needs.settings):
             yield Clash((*path, "settings", key), f"{method} does not read `{key}`", _instead(needs.settings))
         yield from _number_clashes(stage, method, settings)
-    read = frozenset[str]().union(*(BLEND_METHODS[method].source for method in methods))
+    some = list(dict.fromkeys(methods))
+    read = frozenset[str]().union(*(BLEND_METHODS[method].source for method in some))
     for name, source in stage.models.items():
         for key in _changed(source, BlendSource(), read):
-            problem = f"{' and '.join(dict.fromkeys(methods))} does not read `{key}`"
+            problem = f"{' and '.join(some)} {'do' if len(some) > 1 else 'does'} not read `{key}`"
             yield Clash(("models", name, key), problem, _instead(read))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,9 +27,10 @@ TILE: Final = 1 << 17
 """Elements of a tile, where a row is not longer: one MiB in float64, so that all buffers stay in the caches. It is
 the same for every method, block size and thread, since sums are taken tile by tile."""
 
-_SAMPLED_ROWS: Final = 256  # of a tensor, at most
+_SAMPLED_GROUPS: Final = (32, 512)  # at least and at most
 _SAMPLED_GROUP: Final = 1 << 11  # elements of rows that lie together, where a row is shorter
-_SAMPLED_SHARE: Final = 64  # every how many rows one is looked at
+_SAMPLED_SHARE: Final = 128  # every how many groups one is looked at
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2  # its multiples fall in with no pattern of rows
 
 
 class Tile(NamedTuple):
@@ -98,10 +100,10 @@ class Operands:
     def samples(self) -> Iterator[Tile]:
         """Small tiles spread evenly over the tensor, for a first guess; no result depends on them."""
         group = min(self.rows, max(1, _SAMPLED_GROUP // max(1, self.columns)))
-        groups = self.rows // group
-        taken = min(groups, max(32, min(_SAMPLED_ROWS, groups // _SAMPLED_SHARE)))
+        groups, (fewest, most) = self.rows // group, _SAMPLED_GROUPS
+        taken = min(groups, max(fewest, min(most, groups // _SAMPLED_SHARE)))
         for number in range(taken):
-            start = (2 * number + 1) * groups // (2 * taken) * group
+            start = int((number + 1) * _GOLDEN % 1 * groups) * group
             yield Tile(start, start + group)
 
     def base(self, tile: Tile) -> torch.Tensor:

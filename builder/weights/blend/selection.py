@@ -28,9 +28,10 @@ __all__ = ["Cut", "select"]
 
 _ROOM: Final = 1 << 20  # scores that one search may collect: 16 MiB with their indices
 _SMALL: Final = 1 << 15  # elements; a tensor of no more is collected whole
-_SAMPLE: Final = 1 << 16  # scores in a sample, at most
+_SAMPLE: Final = (1 << 13, 1 << 18)  # scores in a sample, at least and at most
+_SAMPLED_SHARE: Final = 512  # every how many scores one is in it
 _SPREAD: Final = 4  # standard errors of the sample that the window reaches to both sides
-_HEAVY: Final = 8  # values that are counted instead of collected, at most
+_HEAVY: Final = 4  # values that are counted instead of collected, at most
 
 
 class Cut(NamedTuple):
@@ -80,7 +81,8 @@ def _sample(
     """Some scores of each kind, in groups that lie together."""
     tiles = list(operands.samples())
     total = sum(tile.stop - tile.start for tile in tiles) * operands.columns
-    stride = max(1, -(-total // _SAMPLE))
+    fewest, most = _SAMPLE
+    stride = max(1, total // max(fewest, min(most, operands.count // _SAMPLED_SHARE)))
     taken: list[list[NDArray[np.float64]]] = [[] for _ in range(kinds)]
     for number, tile in enumerate(tiles):
         for group, values in zip(taken, scores(tile), strict=True):
@@ -150,8 +152,7 @@ class _Search:
         """Set what the next pass looks at: a window with both ends in it, and the values to count in it."""
         self._bottom, self._top = bottom, top
         self._heavy = sorted((value for value in heavy if bottom <= value <= top), reverse=True)
-        # Of each, the first index of a tile and how many are in it.
-        self._counts: list[list[tuple[int, int]]] = [[] for _ in self._heavy]
+        self._counts: list[list[tuple[int, int]]] = [[] for _ in self._heavy]  # first index of a tile, how many
         self._over = self._inside = self._kept = 0
         self._values: list[NDArray[np.float64]] = [np.empty(0)]
         self._places: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -171,22 +172,21 @@ class _Search:
 
     def see(self, scores: NDArray[np.float64], first: int) -> None:
         """Count and collect from a tile that starts at index ``first``."""
-        reaching = np.greater_equal(scores, self._bottom)
-        above = np.greater(scores, self._top)
-        self._over += int(np.count_nonzero(above))
-        places = np.flatnonzero(np.logical_xor(reaching, above, out=reaching))
-        if not len(places):
-            return
-        self._inside += len(places)
-        values = scores.take(places)
+        inside = np.greater_equal(scores, self._bottom)
+        marked = np.greater(scores, self._top)
+        self._over += int(np.count_nonzero(marked))
+        np.logical_xor(inside, marked, out=inside)
         for value, counts in zip(self._heavy, self._counts, strict=True):
-            equal = values == value
-            if equal.any():
-                counts.append((first, int(np.count_nonzero(equal))))
-                values, places = values[~equal], places[~equal]
+            shared = int(np.count_nonzero(np.equal(scores, value, out=marked)))
+            if shared:
+                counts.append((first, shared))
+                np.logical_xor(inside, marked, out=inside)
+                self._inside += shared
+        places = np.flatnonzero(inside)
         room = max(0, _ROOM - self._kept)
-        self._kept += len(values)
-        self._values.append(values[:room])
+        self._inside += len(places)
+        self._kept += len(places)
+        self._values.append(scores.take(places[:room]))
         self._places.append(places[:room] + first)
 
     def settle(self) -> tuple[float, int, int] | None:
@@ -231,26 +231,22 @@ class _Search:
         return None
 
     def _narrow(self, seen: NDArray[np.float64]) -> None:
-        """Go on between the two ends: with all of it where there is room, else with the upper half.
+        """Go on between the two ends: with all of it where there is room, else by turns with all and the upper half.
+
+        All of it once more is worth a pass: the values that many elements share may be known by now, and are counted.
 
         Args:
             seen: Some of the scores there.
         """
         if self._low == self._high:
             self._watch(self._low, self._high, (self._low,))
-        elif self._reaching - self._above <= _ROOM:
-            self._watch(self._low, self._high, ())
+        elif self._reaching - self._above <= _ROOM or not len(seen) or self._passes % 2:
+            self._watch(self._low, self._high, _frequent(seen, len(seen) / _HEAVY))
         else:
-            middle = _median(seen) if len(seen) and self._passes % 2 else _middle(self._low, self._high)
+            by_seen = self._passes % 4 == 0  # else by the floats there are, which surely ends
+            middle = _largest(seen, [len(seen) // 2])[0] if by_seen else _middle(self._low, self._high)
             bottom = max(middle, math.nextafter(self._low, math.inf))
             self._watch(bottom, self._high, _frequent(seen, len(seen) / _HEAVY))
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    """The middle value, or half-way between the two; no sum of theirs is taken, which could overflow."""
-    places = [(len(values) - 1) // 2, len(values) // 2]
-    lower, upper = (float(value) for value in np.partition(values, places)[places])
-    return lower + (upper - lower) / 2
 
 
 def _largest(values: NDArray[np.float64], ranks: Sequence[int]) -> list[float]:
