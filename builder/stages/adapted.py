@@ -102,25 +102,33 @@ class AdaptedTensor:
         return InvalidError(what, where=f"{sources}: {self.module or self.name}", mend=mend)
 
 
-def read_parts(adapters: Iterable[Input], base: Input, model: ModelFolder) -> tuple[AdapterPart, ...]:
-    """Read adapters and check each against the model, in the order of their digests.
+def read_parts(
+    adapters: Iterable[Input], base: Input, model: ModelFolder, *, taken: str = "taken"
+) -> tuple[AdapterPart, ...]:
+    """Read adapters and check each against the model, in the order that the manifest gives, else of their digests.
+
+    Args:
+        adapters: The inputs.
+        base: The model that they are on, as an input.
+        model: Its files.
+        taken: What becomes of them, for the note on one that has no weight anywhere.
 
     Raises:
         InvalidError: An adapter of an unrelated base or that does not fit, or a weight that is none.
         OSError: A file cannot be read.
     """
-    return tuple(_part(one, base, model) for one in sorted(adapters, key=order_of))
+    return tuple(_part(one, base, model, taken) for one in sorted(adapters, key=order_of))
 
 
-def _part(one: Input, base: Input, model: ModelFolder) -> AdapterPart:
+def _part(one: Input, base: Input, model: ModelFolder, taken: str) -> AdapterPart:
     adapter = read_adapter(one.path)
     notes = check_base(adapter, one, base)
     weighting = Weighting.parse(one.settings.get("weight", ONE.to_json()), where=f"adapter {one.name}")
     scales = weighting.resolve(model.network)
     site = Site.of(adapter, model)
     effects = {name: replace(done, scale=scales[name]) for name, done in site.effects().items() if scales[name]}
-    if not effects:
-        notes = (*notes, f"adapter {one.name} has weight 0: nothing of it was taken")
+    if not effects:  # the law of a sum: nothing is added, so nothing is touched
+        notes = (*notes, f"adapter {one.name} has weight 0: nothing of it was {taken}")
     task_type = adapter.config.values.get("task_type")
     return AdapterPart(
         name=one.name,
@@ -128,7 +136,7 @@ def _part(one: Input, base: Input, model: ModelFolder) -> AdapterPart:
         type=adapter.config.type.lower(),
         weights_digest=digest_of(one),
         task_type=task_type if isinstance(task_type, str) else None,
-        decomposes=adapter.method.decomposes,
+        decomposes=adapter.method.decomposes and bool(effects),
         effects=effects,
         modules=_modules(adapter, site),
         notes=notes,

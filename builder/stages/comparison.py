@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from builder.weights.architecture import Member, check_configs, check_heads
 from builder.weights.dtypes import FLOATS
 from builder.weights.folder import read_model
+from builder.weights.quantisation import quantisation
 from builder.weights.site import is_conv1d, is_tied
 from builder.weights.stream import are_equal
 from builder.weights.tied import TOKEN_EMBEDDING
@@ -120,7 +121,7 @@ def compare_models(changed: Input, against: Input) -> tuple[Comparison, tuple[st
     for one in (against, changed):
         folder = read_model(one.path)
         member = Member(name=one.name, source=one.source, folder=folder, config=folder.config())
-        if "quantization_config" in member.config:
+        if quantisation(member.config):
             mend = "dequantise it first in a stage of kind cast, or extract from the 16-bit models"
             raise InvalidError(f"{one.name} is quantised; its numbers cannot be subtracted", where=where, mend=mend)
         members.append(member)

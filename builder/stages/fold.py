@@ -8,61 +8,36 @@ something else to a weight that another one changes too, the order matters, and 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
 
 from builder.stage import Context, Outcome
-from builder.stages.pedigree import check_base, digest_of, order_of
-from builder.weighting import ONE, Weighting
-from builder.weights.adapters import read_adapter
-from builder.weights.effect import Applied, Changed
+from builder.stages.adapted import read_parts
+from builder.stages.pedigree import digest_of
+from builder.weights.effect import Changed
 from builder.weights.folder import ModelFolder, read_model
 from builder.weights.layout import rewrite_model
+from builder.weights.quantisation import quantisation
 from builder.weights.saved import leaves_nothing
-from builder.weights.site import Site
 from registry.components import spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
 from registry.record import ComponentChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from builder.manifest import FoldStage
     from builder.runner import Runner
     from builder.stage import Input
+    from builder.stages.adapted import AdapterPart
     from registry.components import Network
-    from registry.digest import Digest
 
 __all__ = ["fold"]
 
 _ROUNDED_DTYPES = frozenset({"F16", "BF16"})  # so few bits that the float64 sum's last ones do not show
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
-    """One adapter of the fold, checked against the model.
-
-    Attributes:
-        name: The manifest's word for it.
-        source: Where it came from.
-        type: PEFT's name of its type, in small letters.
-        weights_digest: Of its tensors.
-        effects: Tensor name -> what is done to it.
-        decomposes: It takes singular vectors of the model's weights.
-        notes: For the record.
-    """
-
-    name: str
-    source: str
-    type: str
-    weights_digest: Digest
-    effects: Mapping[str, Applied]
-    decomposes: bool
-    notes: tuple[str, ...]
 
 
 def fold(context: Context[FoldStage]) -> Outcome:
@@ -76,7 +51,7 @@ def fold(context: Context[FoldStage]) -> Outcome:
     base = context.one("from")
     model = read_model(base.path)
     _check_floats(model)
-    parts = [_part(one, base, model) for one in sorted(context.all("adapter"), key=order_of)]
+    parts = read_parts(context.all("adapter"), base, model, taken="added")
     ordered = any("place" in one.settings for one in context.all("adapter"))
     changed = _changed(model, parts, ordered=ordered)
     context.say(f"fold: {len(changed)} of {len(model.tensors)} tensors change")
@@ -104,34 +79,14 @@ def _device(runner: Runner) -> torch.device:
     return torch.device("cuda" if runner.device == "cuda" else "cpu")
 
 
-def _part(one: Input, base: Input, model: ModelFolder) -> _Part:
-    adapter = read_adapter(one.path)
-    notes = check_base(adapter, one, base)
-    weighting = Weighting.parse(one.settings.get("weight", ONE.to_json()), where=f"adapter {one.name}")
-    scales = weighting.resolve(model.network)
-    effects = Site.of(adapter, model).effects()
-    kept = {name: replace(applied, scale=scales[name]) for name, applied in effects.items() if scales[name]}
-    if not kept:  # the law of a sum: nothing is added, so nothing is touched
-        notes = (*notes, f"adapter {one.name} has weight 0: nothing of it was added")
-    return _Part(
-        name=one.name,
-        source=one.source,
-        type=adapter.config.type.lower(),
-        weights_digest=digest_of(one),
-        effects=kept,
-        decomposes=adapter.method.decomposes and bool(kept),
-        notes=notes,
-    )
-
-
-def _changed(model: ModelFolder, parts: Sequence[_Part], *, ordered: bool) -> dict[str, Changed]:
+def _changed(model: ModelFolder, parts: Sequence[AdapterPart], *, ordered: bool) -> dict[str, Changed]:
     """Every tensor that changes, with its effects in order.
 
     Raises:
         InvalidError: Adapters whose order matters meet in one tensor, and no order was said; or one leaves nothing of
             what another one did.
     """
-    users: dict[str, list[_Part]] = defaultdict(list)
+    users: dict[str, list[AdapterPart]] = defaultdict(list)
     for part in parts:
         for name in part.effects:
             users[name].append(part)
@@ -152,7 +107,7 @@ def _changed(model: ModelFolder, parts: Sequence[_Part], *, ordered: bool) -> di
     }
 
 
-def _check_lost(name: str, some: Sequence[_Part], *, ordered: bool) -> None:
+def _check_lost(name: str, some: Sequence[AdapterPart], *, ordered: bool) -> None:
     """PEFT refuses two adapters that both hold a tensor whole; any order of them would lose one without a word."""
     for before, later in combinations(some, 2):
         ours, theirs = later.effects[name], before.effects[name]
@@ -166,7 +121,7 @@ def _check_lost(name: str, some: Sequence[_Part], *, ordered: bool) -> None:
 
 
 def _check_floats(model: ModelFolder) -> None:
-    if "quantization_config" in model.config():
+    if quantisation(model.config()):
         raise InvalidError(
             "the model is quantised; a sum would have to be rounded to its few bits",
             where=str(model.path),
@@ -174,7 +129,7 @@ def _check_floats(model: ModelFolder) -> None:
         )
 
 
-def _provenance(base: Input, parts: Sequence[_Part], network: Network, changed: Iterable[str]) -> Provenance:
+def _provenance(base: Input, parts: Sequence[AdapterPart], network: Network, changed: Iterable[str]) -> Provenance:
     counts = network.count(changed)
     layers = {place.layer for name in changed if (place := network.places.get(name)) is not None}
     inputs = [ProvenanceInput(role="from", weights_digest=digest_of(base))]
@@ -188,7 +143,7 @@ def _provenance(base: Input, parts: Sequence[_Part], network: Network, changed: 
     )
 
 
-def _changes(network: Network, parts: Iterable[_Part]) -> tuple[ComponentChange, ...]:
+def _changes(network: Network, parts: Iterable[AdapterPart]) -> tuple[ComponentChange, ...]:
     """What each component got, by which adapters; what none touched is kept."""
     by_tensor: dict[str, tuple[str, ...]] = dict.fromkeys(network.names, ())
     for part in parts:

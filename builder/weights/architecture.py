@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from builder.weights.quantisation import quantisation
 from registry.canonical import encode
 from registry.errors import InvalidError
 
@@ -134,7 +135,7 @@ def check_configs(base: Member, other: Member, *, free: Collection[str]) -> tupl
     """
     where = f"{other.source} with {base.source}"
     for one in (base, other):
-        if "quantization_config" in one.config:
+        if quantisation(one.config):
             raise InvalidError(
                 f"{one.name} is quantised; a blend would have to be rounded to its few bits",
                 where=where,

@@ -147,7 +147,7 @@ class Site:
 
     def is_conv1d(self, module: str) -> bool:
         """Whether a module is transformers' Conv1D by its name and family."""
-        return self.has_conv1d and module.rpartition(".")[2] in _CONV1D_MODULES
+        return is_conv1d(self.model, module)
 
     @property
     def has_conv1d(self) -> bool:
