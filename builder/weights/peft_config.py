@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ _SILENT = frozenset(
 )
 
 _AGAIN = "save the adapter again"
+_TOO_BIG = 2**63  # whole numbers from here on are none for torch
 
 # What a pattern may have and still be matched in no time, whatever it says: no repeat of a repeat, few of each.
 _MAX_PATTERN_CHARACTERS = 300
@@ -148,9 +149,9 @@ class PeftConfig:
         """
         value = self._setting(key, patterns, module) if patterns else self.values.get(key)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
             raise self.refused(f"{key} {value!r}{f' of {module}' if module else ''} is no number", _AGAIN)
-        return value
+        return value if abs(value) < _TOO_BIG else float(value)
 
     def count(self, key: str, module: str = "", *, patterns: str = "", default: int | None = None) -> int:
         """A whole number from 1.

@@ -248,7 +248,7 @@ def are_equal(one: Stored, other: Stored) -> bool:
     scratch, others = Scratch(), Scratch()
     count = math.prod(one.info.shape)
     sizes = [stored.info.size_bytes // max(1, count) for stored in (one, other)]
-    step = max(1, scratch.block_bytes // max(sizes))
+    step = max(1, scratch.block_bytes // max(1, *sizes))
     with one.path.open("rb", buffering=0) as mine, other.path.open("rb", buffering=0) as theirs:
         for start in range(0, count, step):
             length = min(step, count - start)

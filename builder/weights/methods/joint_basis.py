@@ -87,7 +87,7 @@ class _Loaded:
 def _effects(subject: Subject) -> Mapping[str, Effect]:
     width, role = subject.shape[1], _role(subject.module)
     places = subject.common(f"frod_s_indices.{role}")
-    count = places.info.shape[-1]
+    count = places.info.shape[-1] if places.info.shape else 0
     sizes = load_indices(subject.common(f"frod_s_size.{role}", 2), width + 1).tolist()
     if sizes != [width, width]:
         problem = f"frod_s_size.{role} says {sizes}, {subject.module} needs {[width, width]}"

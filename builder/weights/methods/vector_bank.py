@@ -180,7 +180,9 @@ def _unilora(subject: Subject) -> Mapping[str, Effect]:
 def _unilora_features(tensors: Mapping[str, Stored]) -> tuple[int, int] | None:
     """``(out, in)`` by the places' shapes."""
     up, down = tensors.get("unilora_indices_B"), tensors.get("unilora_indices_A")
-    return (up.info.shape[0], down.info.shape[-1]) if up is not None and down is not None else None
+    if up is None or down is None or not up.info.shape or not down.info.shape:
+        return None
+    return up.info.shape[0], down.info.shape[-1]
 
 
 VBLORA = Method(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIVATIONS", "DEFT", "PEANUT", "Injection", "WeightNetwork"]
 
+_MATRIX = 2
+
 
 def _fast_gelu(x: torch.Tensor) -> torch.Tensor:
     return 0.5 * x * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x)))
@@ -186,13 +188,16 @@ def _deft(subject: Subject) -> Mapping[str, Effect]:
 def _deft_features(tensors: Mapping[str, Stored]) -> tuple[int, int] | None:
     """``(out, in)`` by the factors' shapes; without the second factor they do not tell."""
     up, down = tensors.get("deft_P"), tensors.get("deft_R")
-    return (up.info.shape[0], down.info.shape[-1]) if up is not None and down is not None else None
+    if up is None or down is None or not len(up.info.shape) == len(down.info.shape) == _MATRIX:
+        return None
+    return up.info.shape[0], down.info.shape[1]
 
 
 def _peanut(subject: Subject) -> Mapping[str, Effect]:
     config, rows = subject.config, subject.shape[0]
     rank = config.count("r", default=32)
     depth = config.count("depth") if config.number("depth", default=0) else 0
+    depth = min(depth, len(subject.tensors))  # of more layers one is missing, and named
     encoders, decoders = (
         tuple(f"peanut_{kind}.{index}.weight" for index in range(depth)) for kind in ("encoders", "decoders")
     )
