@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["heat_map"]
 
 _CELL = 22  # pixels
+_STEPS, _STEP = 5, 80  # of the legend: how many, and pixels from one to the next
 _LEFT, _TOP, _BOTTOM = 150, 46, 64
 _NOTHING, _UNCHANGED = "#ffffff", "#eeeeee"
 _LOW, _HIGH = (255, 237, 160), (128, 0, 38)  # light yellow to dark red
@@ -33,7 +34,9 @@ def heat_map(
     """
     finite = [math.log10(value) for value in values.values() if 0 < value < math.inf]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    width, height = _LEFT + _CELL * len(layers) + 20, _TOP + _CELL * len(components) + _BOTTOM
+    # Few layers make a narrow map, under which the legend must still fit.
+    width = max(_LEFT + _CELL * len(layers) + 20, 16 + _STEPS * _STEP, 16 + 7 * len(title))
+    height = _TOP + _CELL * len(components) + _BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<rect width="{width}" height="{height}" fill="{_NOTHING}"/>',
@@ -59,10 +62,10 @@ def heat_map(
 
 def _legend(low: float, high: float, height: int) -> list[str]:
     y = height - 40
-    steps = [low + (high - low) * step / 4 for step in range(5)]
+    steps = [low + (high - low) * step / (_STEPS - 1) for step in range(_STEPS)]
     parts = [f'<text x="8" y="{y - 8}" {_FONT}>norm of the change over norm of the first; grey: unchanged</text>']
     for place, step in enumerate(steps):
-        x = 8 + 80 * place
+        x = 8 + _STEP * place
         parts.append(f'<rect x="{x}" y="{y}" width="14" height="14" fill="{_colour(10**step, low, high)}"/>')
         parts.append(f'<text x="{x + 18}" y="{y + 12}" {_FONT}>{10**step:.2g}</text>')
     return parts

@@ -124,3 +124,4 @@ def test_the_picture_has_a_cell_for_every_component_and_layer(shop: Workshop) ->
     assert "attention.query, layer 0: 1" in titles
     assert len(titles) == len(rows)
     assert any(text.text == "a <-> b" for text in root.iter(f"{space}text"))
+    assert all(float(one.get("x", "0")) + 14 <= float(root.get("width", "0")) for one in root.iter(f"{space}rect"))
