@@ -67,7 +67,8 @@ def unite(base: TokenIds, others: Sequence[TokenIds], *, rows: int) -> Union:
     for other in others:
         _check_cutting(base, other)
     longest = _longest(base, others)
-    ids = base.ids
+    known = base.ids
+    ids = dict(known)
     if beyond := [token for token, number in ids.items() if number >= rows]:
         raise InvalidError(
             f"{base.name} has {len(beyond)} tokens without a row in its embedding, such as {beyond[0]!r}",
@@ -79,14 +80,15 @@ def unite(base: TokenIds, others: Sequence[TokenIds], *, rows: int) -> Union:
     following = max(ids.values(), default=-1) + 1
     for other in others:
         _check_flags(added, base, other)
-        for token in sorted(other.ids, key=other.ids.__getitem__):
+        theirs = other.ids
+        for token in sorted(theirs, key=theirs.__getitem__):
             number = ids.setdefault(token, following)
             following += number == following
             if token in other.added and token not in added:
                 added[token] = {**other.added[token], "id": number}
             elif token in other.core and token not in core and token not in added:
                 core[token] = number
-    new = {token: number for token, number in ids.items() if token not in base.ids}
+    new = {token: number for token, number in ids.items() if token not in known}
     if not new and added == base.added and longest is base:
         return Union(ids=ids, files={}, left_out=frozenset(), added=0)
     grown = longest is not base or core != base.core
