@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.models import SMALL, layers_for, make_model
+from bench._models import SMALL, layers_for, make_model
 
 _MEMORY_BOUND_MIB: Final = 400
 _BOUNDS: Final = {"linear": 1 / 10, "ties": 1 / 20}

@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench._models import LLAMA_8B, make_model
 from bench.fold_lora import fold_context, make_adapter
-from bench.models import LLAMA_8B, make_model
 
 _BOUND = 1.5
 

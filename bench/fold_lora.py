@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.models import SMALL, layers_for, make_model
+from bench._models import SMALL, layers_for, make_model
 from registry.digest import digest_bytes
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from bench.fold_lora import make_adapter
-from bench.models import SMALL, layers_for, make_model
+from bench._models import SMALL, layers_for, make_model
 
 folder = Path(sys.argv[1])
 print(make_model(folder / "base", SMALL, layers=layers_for(SMALL, 10**9)))
