@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _TESTS: Final = Path(__file__).parent
 _UNIT: Final = _TESTS / "unit"
 _MERGEKIT: Final = "VARIETAL_MERGEKIT_PYTHON"
+_ENVIRONMENT: Final = dict(os.environ)
+_PYTEST: Final = frozenset({"PYTEST_CURRENT_TEST"})  # comes and goes with each test
 _NETWORK_EVENTS: Final = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 
 
@@ -75,6 +77,15 @@ def _closed_network(request: pytest.FixtureRequest) -> Iterator[None]:
     _NETWORK.closed = _UNIT in request.path.parents
     yield
     _NETWORK.closed = False
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Put back what a stage that ran here did to this process: it goes offline, and so would each command after it."""
+    yield
+    for name in os.environ.keys() - _ENVIRONMENT.keys() - _PYTEST:
+        del os.environ[name]
+    os.environ.update(_ENVIRONMENT)
 
 
 _TEXT: Final = """\
