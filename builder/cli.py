@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from builder.terminal import Json, answer, repository_root, say
 from registry import cli as registry_cli
-from registry.canonical import pretty
 from registry.errors import DigestMismatchError, Error, InvalidError, MachineError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ app = typer.Typer(
 )
 registry_cli.register(app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Variant = Annotated[str, typer.Argument(help="Name of a variant: a folder under models/.")]
 
 
@@ -66,8 +65,8 @@ def _init(
     if twice := sorted({name for name, _ in bases if [one for one, _ in bases].count(name) > 1}):
         raise InvalidError(f"{twice[0]} is given twice", where="--base", mend="give each base a name of its own")
     written = init(folder, dict(bases))
-    _print(json, {"written": list(written)}, [f"wrote {path}" for path in written])
-    _say("next: write models/<name>/model.yaml, then `varietal compile` and `dvc repro`")
+    answer(json, {"written": list(written)}, [f"wrote {path}" for path in written])
+    say("next: write models/<name>/model.yaml, then `varietal compile` and `dvc repro`")
 
 
 @app.command("new")
@@ -84,13 +83,13 @@ def _new(
     if from_mergekit is not None and base:
         raise InvalidError("--base together with --from-mergekit", where="varietal new", mend="keep one of them")
     if from_mergekit is not None:
-        started = new_from_mergekit(_root(), variant, from_mergekit)
+        started = new_from_mergekit(repository_root(), variant, from_mergekit)
     else:
-        started = new(_root(), variant, base=base)
-    _print(json, started.to_json(), started.lines())
+        started = new(repository_root(), variant, base=base)
+    answer(json, started.to_json(), started.lines())
     for line in started.advice():
-        _say(line)
-    _say("next: `varietal lint`, then `varietal compile` and `dvc repro`")
+        say(line)
+    say("next: `varietal lint`, then `varietal compile` and `dvc repro`")
 
 
 @app.command("lint")
@@ -99,10 +98,10 @@ def _lint(*, json: Json = False) -> None:
     from builder.graph import build_graph
     from builder.load import load
 
-    workspace = load(_root())
+    workspace = load(repository_root())
     stages = len(build_graph(workspace))
     variants = sorted(workspace.manifests)
-    _print(json, {"variants": [*variants], "stages": stages}, [f"{len(variants)} variants, {stages} stages: no fault"])
+    answer(json, {"variants": [*variants], "stages": stages}, [f"{len(variants)} variants, {stages} stages: no fault"])
 
 
 @app.command("compile")
@@ -114,17 +113,17 @@ def _compile(
     """Write each variant's dvc.yaml from its manifest."""
     from builder.compiled import stale_files, write_pipelines
 
-    root = _root()
+    root = repository_root()
     if check:
         stale = stale_files(root)
-        _print(json, {"stale": list(stale)}, stale or ["every pipeline is what its manifest says"])
+        answer(json, {"stale": list(stale)}, stale or ["every pipeline is what its manifest says"])
         if stale:
             raise RefusedError(f"{len(stale)} files are stale", where=", ".join(stale), mend="run `varietal compile`")
         return
     changes = write_pipelines(root)
     lines = [f"wrote {path}" for path in changes.written] + [f"removed {path}" for path in changes.removed]
     value: JSON = {"written": [*changes.written], "removed": [*changes.removed]}
-    _print(json, value, lines or ["nothing to write"])
+    answer(json, value, lines or ["nothing to write"])
 
 
 @app.command("run")
@@ -138,7 +137,7 @@ def _run(
     from builder.pipeline import RECORDS
     from registry.index import Index
 
-    root = _root()
+    root = repository_root()
     if stage == RECORDS:
         _run_records(root, variant, only)
         return
@@ -148,7 +147,7 @@ def _run(
     from registry.history import Repository
 
     with Index.open(Repository(root)) as index:
-        run_stage(root, Address(variant=variant, stage=stage), index=index, store=registry_cli.open_store(), say=_say)
+        run_stage(root, Address(variant=variant, stage=stage), index=index, store=registry_cli.open_store(), say=say)
 
 
 @app.command("components")
@@ -165,11 +164,11 @@ def _components(
     from registry.selector import Selector
 
     selector = Selector.parse(yaml12.load(select, "--select").value, where="--select") if select else None
-    tensors = tensors_of(_root, ref)
+    tensors = tensors_of(repository_root, ref)
     if json:
-        _print(json, [row.to_json() for row in tabulate(tensors, selector)], ())
+        answer(json, [row.to_json() for row in tabulate(tensors, selector)], ())
     else:
-        _print(json, None, describe(tensors, selector))
+        answer(json, None, describe(tensors, selector))
 
 
 @app.command("pin")
@@ -181,8 +180,8 @@ def _pin(
     """Print the entry that pins a model or an adapter, for params.yaml or a manifest."""
     from builder.pin import pin
 
-    entry = pin(_root(), source)
-    _print(json, dict(entry), [f'{key}: "{value}"' if key != "path" else f"{key}: {value}" for key, value in entry])
+    entry = pin(repository_root(), source)
+    answer(json, dict(entry), [f'{key}: "{value}"' if key != "path" else f"{key}: {value}" for key, value in entry])
 
 
 @app.command("verify")
@@ -223,7 +222,7 @@ def _recompute(repository: Repository, record: Record) -> Sequence[Recomputed]:
     from registry.index import Index
 
     with Index.open(repository) as index:
-        return recompute(repository.root, record, index=index, store=registry_cli.open_store(), say=_say)
+        return recompute(repository.root, record, index=index, store=registry_cli.open_store(), say=say)
 
 
 @app.command("diff")
@@ -239,15 +238,15 @@ def _diff(
     from builder.weights.diff import diff, draw, tabulate
 
     def opened(ref: str) -> AbstractContextManager[tuple[Path, Artifact]]:
-        return open_artifact(_root, ref, registry_cli.open_store, _say)
+        return open_artifact(repository_root, ref, registry_cli.open_store, say)
 
     with opened(before) as (old_folder, old), opened(after) as (new_folder, new):
         rows = diff(old_folder, old, new_folder, new, threads=len(os.sched_getaffinity(0)))
     if svg is not None:
         svg.write_text(draw(rows, f"{before} -> {after}"), encoding="utf-8")
-        _say(f"wrote {svg}")
+        say(f"wrote {svg}")
     value: JSON = {"before": str(old.digest), "after": str(new.digest), "rows": [row.to_json() for row in rows]}
-    _print(json, value, tabulate(rows))
+    answer(json, value, tabulate(rows))
 
 
 @app.command("gate")
@@ -255,10 +254,10 @@ def _gate(variant: Variant, *, json: Json = False) -> None:
     """Judge a variant's checks from its records, and whether its lock is fresh. No GPU, no evaluation."""
     from builder.release import judge_variant
 
-    verdict = judge_variant(_root(), variant)
+    verdict = judge_variant(repository_root(), variant)
     lines = [f"{'pass' if one.passed else 'FAIL'}  {one.reason}" for one in verdict.judgements]
     lines += [f"FAIL  {reason}" for reason in verdict.stale]
-    _print(json, verdict.to_json(), lines or ["no checks, on purpose; the lock is fresh"])
+    answer(json, verdict.to_json(), lines or ["no checks, on purpose; the lock is fresh"])
     if not verdict.passed:
         raise RefusedError(
             "the gate says no", where=f"models/{variant}", mend="mend each FAIL above: `dvc repro`, or another manifest"
@@ -275,9 +274,9 @@ def _release(
     """Tag a version: on the main branch, checks passed, lock fresh, bytes on the remote."""
     from builder.release import release_variant
 
-    tag = release_variant(_root(), ref, remote, store=registry_cli.open_store(), say=_say)
-    _print(json, {"tag": tag.name, "commit": tag.commit}, [f"{tag.name} is commit {tag.commit}"])
-    _say(f"next: `git push origin {tag.name}`, and `varietal promote {tag.name} CHANNEL`")
+    tag = release_variant(repository_root(), ref, remote, store=registry_cli.open_store(), say=say)
+    answer(json, {"tag": tag.name, "commit": tag.commit}, [f"{tag.name} is commit {tag.commit}"])
+    say(f"next: `git push origin {tag.name}`, and `varietal promote {tag.name} CHANNEL`")
 
 
 def main() -> None:
@@ -288,17 +287,17 @@ def main() -> None:
     except Error as error:
         if debug:
             raise
-        _say(str(error))
+        say(str(error))
         sys.exit(error.exit_code)
     except typer.TyperException as error:
-        _say(
+        say(
             str(
                 InvalidError(error.format_message(), where="the command line", mend="`varietal --help`, or VERB --help")
             )
         )
         sys.exit(_USAGE_EXIT_CODE)
     except (typer.Abort, KeyboardInterrupt):
-        _say("interrupted")
+        say("interrupted")
         sys.exit(_INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -307,7 +306,7 @@ def main() -> None:
         if debug:
             raise
         failed = _failed(error)
-        _say(str(failed))
+        say(str(failed))
         sys.exit(failed.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -318,12 +317,6 @@ def _failed(error: OSError) -> MachineError:
         where=str(error.filename or "the operating system"),
         mend="check that it is what it should be, a file or a folder, its permissions and the disk",
     )
-
-
-def _root() -> Path:
-    from registry.history import find_root
-
-    return find_root(Path.cwd())
 
 
 def _run_records(root: Path, variant: str, only: Sequence[str]) -> None:
@@ -342,7 +335,7 @@ def _run_records(root: Path, variant: str, only: Sequence[str]) -> None:
             mend="declare it there, or name another; `varietal lint` says what is wrong",
         )
     for path in copy_records(root, variant, only or stages, prune=not only):
-        _say(f"{variant}: {path}")
+        say(f"{variant}: {path}")
 
 
 def _parse_base(root: Path, text: str) -> tuple[str, tuple[str, Digest]]:
@@ -355,13 +348,3 @@ def _parse_base(root: Path, text: str) -> tuple[str, tuple[str, Digest]]:
     pin = folder_pin(root / path)
     parse_project({"bases": {name: {"path": path, "sha256": pin.hex}}})  # what is written must be read again
     return name, (path, pin)
-
-
-def _print(json: bool, value: JSON, lines: Sequence[str]) -> None:  # noqa: FBT001 - named at no call
-    text = pretty(value).decode() if json else "".join(f"{line}\n" for line in lines)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
