@@ -22,6 +22,7 @@ from builder.kinds import KINDS
 from builder.load import load
 from builder.pipeline import pipeline_file, pipelines
 from builder.reuse import find_reusable
+from builder.room import artifact_bytes
 from builder.rows import check_rows
 from builder.runner import read_runner
 from builder.stage import Context, Input, Outcome
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
     from builder.load import Workspace
     from registry.canonical import JSON
     from registry.index import Index
+    from registry.lineage import Sightings
     from registry.store import Store
 
-__all__ = ["run_stage"]
+__all__ = ["run_apart", "run_stage"]
 
 _SPARE_BYTES = 64 << 20
 
@@ -109,6 +111,33 @@ def run_stage(root: Path, address: Address, *, index: Index, store: Store, say: 
     return record
 
 
+def run_apart(
+    root: Path, tree: Path, workspace: Workspace, node: Node, *, index: Sightings, say: Callable[[str], None]
+) -> Record:
+    """Compute one stage in a tree of its own, whatever was computed before: for a try that is thrown away.
+
+    Args:
+        root: Root of the repository, for the machine's settings and for sources of imports.
+        tree: Folder that stands for it else: the stage's inputs are there, and its artifact will be.
+        workspace: What the repository declares.
+        node: The stage, its settings perhaps shortened.
+        index: Records of the inputs, for their ancestry.
+        say: Tells the person at the terminal.
+
+    Raises:
+        Error: As of :func:`run_stage`.
+    """
+    started = time.monotonic()
+    _check_recipe(workspace, node)
+    job = replace(_prepare(tree, node, index), root=root)
+    with open_work(tree, job.action.digest) as work, full_disk(str(node.address)):
+        record = _compute(job, work, started, say)
+        place = node.address.variant, node.address.stage
+        publish(work.finish(record), record, tree / artifact_folder(*place), tree / artifact_record(*place))
+        work.remove()
+    return record
+
+
 def _find(graph: Mapping[Address, Node], address: Address) -> Node:
     node = graph.get(address)
     if node is None:
@@ -140,7 +169,7 @@ def _check_pipeline(root: Path, graph: Mapping[Address, Node], variant: str) -> 
         )
 
 
-def _prepare(root: Path, node: Node, index: Index) -> _Job:
+def _prepare(root: Path, node: Node, index: Sightings) -> _Job:
     inputs = tuple(_verified(root, edge, index) for edge in node.edges)
     action = Action(
         kind=node.kind,
@@ -156,7 +185,7 @@ def _said(one: Input) -> Mapping[str, JSON]:
     return {**one.settings, "format": one.format} if one.format else one.settings
 
 
-def _verified(root: Path, edge: Edge, index: Index) -> Input:
+def _verified(root: Path, edge: Edge, index: Sightings) -> Input:
     if isinstance(edge.source, DataFile):
         return _verified_data(root, edge, edge.source)
     path = root / artifact_folder(edge.source.variant, edge.source.stage)
@@ -274,9 +303,8 @@ def _call(node: Node, context: Context[object]) -> Outcome:
 
 
 def _check_room(job: _Job) -> None:
-    """The artifact is at most about as large as the model that it comes from."""
-    sizes = [one.artifact.size_bytes for one in job.inputs if one.artifact is not None]
-    needed = max(sizes, default=0) + _SPARE_BYTES
+    """Refuse before anything heavy is loaded where the disk is too small for what may come out."""
+    needed = artifact_bytes(job.node.settings, job.inputs, job.root) + _SPARE_BYTES
     free = shutil.disk_usage(job.root).free
     if free < needed:
         raise MachineError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -160,6 +161,7 @@ class Writer:
         self._written: list[WrittenTensor] = []
         self._left_bytes = self.order[0].size_bytes if self.order else 0
         self._size_bytes = 0
+        self._finished = False
         self._stream = path.open("xb")
         try:
             self._put(_encode_header(self.order, metadata))
@@ -176,7 +178,7 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the file unless it was finished."""
-        if not self._stream.closed:
+        if not self._finished:
             self._abandon()
 
     def write(self, chunk: Buffer) -> None:
@@ -212,6 +214,7 @@ class Writer:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
+        self._finished = True
         return WrittenFile(
             path=self._path.name,
             size_bytes=self._size_bytes,
@@ -238,7 +241,8 @@ class Writer:
             self._end_tensor()
 
     def _abandon(self) -> None:
-        self._stream.close()
+        with suppress(OSError):  # closing writes what is buffered, which a full disk refuses; nobody wants it any more
+            self._stream.close()
         self._path.unlink(missing_ok=True)
 
 

@@ -13,6 +13,7 @@ from builder.stage import Context, Input
 from builder.weights.layout import write_adapter, write_new_model
 from registry.artifact import Artifact
 from registry.provenance import Provenance, ProvenanceInput
+from registry.safetensors import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +90,17 @@ class Workshop:
             provenance=Provenance(kind="import", method="model"),
         )
         Artifact.from_folder(folder, "model", written).write(folder)
+        return folder
+
+    def unsound(self, tensors: Mapping[str, torch.Tensor], **config: object) -> Path:
+        """Folder of a model's artifact whose tensors may hold NaN, which no stage would write."""
+        folder = self.model({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, **config)
+        for path in folder.glob("*.safetensors"):
+            with path.open("r+b") as stream:
+                for info in read_header(path).tensors.values():
+                    stream.seek(info.offset)
+                    stream.write(tensors[info.name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        Artifact.from_folder(folder, "model").write(folder)
         return folder
 
     def adapter(

@@ -130,7 +130,8 @@ def _line_up(context: Context[BlendStage]) -> Lineup:
     ]
     stacked = any("layers" in one.settings for one in guests)
     stack = stack_layers(parts, where=where) if stacked else None
-    return Lineup(guests=tuple(guests), count=count, start=start, stack=stack, where=where)
+    name = "" if against is None else against.name
+    return Lineup(guests=tuple(guests), count=count, start=start, against=name, stack=stack, where=where)
 
 
 def _guest(one: Input) -> Guest:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from builder.weights.dtypes import dtype_name
 from registry.errors import InvalidError, NotFoundError
+from registry.safetensors import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +105,7 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:  
     """Put the adapter of a folder on a model, to be read or to go on training; the model itself is changed.
 
     Raises:
-        InvalidError: The adapter does not fit the model.
+        InvalidError: The adapter does not fit the model, or means something else over a model of this dtype.
         NotFoundError: There are no adapter weights in safetensors.
     """
     if not (folder / "adapter_model.safetensors").is_file():
@@ -112,6 +114,8 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:  
             where=str(folder),
             mend="import the adapter; that makes it canonical",
         )
+    if trainable:
+        _check_basis(model, folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -123,6 +127,24 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:  
             mend="use the model that it was trained on, or a descendant with equal shapes",
         ) from error
     return adapted.eval()
+
+
+def _check_basis(model: Any, folder: Path) -> None:  # noqa: ANN401 - transformers has no types
+    """A FRoD adapter goes on training over weights of the dtype that its basis has, or becomes another adapter.
+
+    PEFT takes the directions of each weight from a basis that it makes anew, in the dtype of the weights, and saves
+    neither those directions nor that dtype: only the dtype of the saved basis tells.
+    """
+    tensors = read_header(folder / "adapter_model.safetensors").tensors
+    bases = {info.dtype for name, info in tensors.items() if ".frod_V." in f".{name}"}
+    loaded = dtype_name(next(model.parameters()))
+    if others := bases - {loaded}:
+        raise InvalidError(
+            f"the FROD adapter is one over weights in {min(others)}, and the model is loaded in {loaded}: "
+            "what such an adapter means depends on that dtype, so it would become another one",
+            where=str(folder),
+            mend="fold it, and train the model that it gives; `precision: mixed-bfloat16` loads weights as they are",
+        )
 
 
 def open_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - no types to be had

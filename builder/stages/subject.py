@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from builder.stages.lora import choose_modules, lora_config
 from registry.canonical import decode
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from registry.safetensors import WrittenFile
 
 __all__ = ["Subject", "open_subject"]
+
+_OWN_DTYPES: Final = frozenset({"FROD"})  # by the dtype of its basis alone can it be told what the adapter means
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +53,7 @@ class Subject:
         return self.method == "full"
 
     def tensors(self, trained: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers has no types
-        """What was trained, by name: parameters of the model, or the adapter's tensors in float32.
+        """What was trained, by name: parameters of the model, or the adapter's tensors, in float32 but for FRoD's.
 
         Args:
             trained: The module tree that the engine gave back. A frozen copy of the adapter in it, DPO's reference, is
@@ -62,7 +64,10 @@ class Subject:
         from peft import get_peft_model_state_dict  # noqa: PLC0415 - seconds, adapters only
 
         state = get_peft_model_state_dict(trained, adapter_name="default", save_embedding_layers=False)
-        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+        found = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        if self.config.get("peft_type") in _OWN_DTYPES:
+            return found
+        return {name: tensor.float() for name, tensor in found.items()}
 
     def write(self, out: Path, tensors: Mapping[str, Any], provenance: Provenance) -> tuple[WrittenFile, ...]:
         """Write the artifact's files.

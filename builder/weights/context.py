@@ -92,7 +92,7 @@ def _set_table(draft: Draft, length: int, context: int) -> Draft:
     """Another learned table; masks of the old length that older files carry are left out."""
     tables = draft.find("embedding.position")
     table = next(iter(tables.values()), None)
-    if len(tables) != 1 or not isinstance(table, Stored) or table.info.shape[0] != length:
+    if len(tables) != 1 or not isinstance(table, Stored) or table.info.shape[:1] != (length,):
         raise InvalidError(
             f"{len(tables)} tables of positions, expected one with {length} rows",
             where=draft.where,

@@ -13,7 +13,7 @@ import torch
 
 from builder.weights.draws import normal_row
 from builder.weights.dtypes import TORCH_DTYPES
-from builder.weights.rounding import round_once
+from builder.weights.rounding import is_finite, round_once
 from builder.weights.stream import Stored, not_finite
 from registry.safetensors import DTYPE_BYTES
 
@@ -65,7 +65,7 @@ class Extended:
         """The bytes, row block by row block.
 
         Raises:
-            InvalidError: A row that is read holds NaN or an infinity.
+            InvalidError: A row holds NaN or an infinity.
             OSError: A file cannot be read.
         """
         row_bytes = self._width * DTYPE_BYTES[self.spec.dtype]
@@ -81,6 +81,8 @@ class Extended:
                 for row in self._fresh_between(start, stop):
                     place = (row - start) * row_bytes
                     block[place : place + row_bytes] = fresh(row)
+                if not is_finite(scratch.host("out", self.spec.dtype, (stop - start) * self._width), scratch):
+                    raise not_finite(self.spec, where=str(self.stored.path), fits=False)
                 yield block
 
     def _fresh_between(self, start: int, stop: int) -> Iterator[int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from registry.safetensors import Header
 
-__all__ = ["CONFIG", "INDEX", "ModelFolder", "plain_file", "read_model", "weight_files"]
+__all__ = ["CONFIG", "INDEX", "ModelFolder", "check_index", "plain_file", "read_model", "weight_files"]
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -51,12 +51,12 @@ class ModelFolder:
 
         Raises:
             NotFoundError: There is none.
-            InvalidError: It is not a JSON table.
+            InvalidError: It is not a JSON table, or a symlink.
         """
         path = self.path / CONFIG
-        if not path.is_file():
+        if not path.is_symlink() and not path.is_file():
             raise NotFoundError(f"there is no {CONFIG}", where=str(self.path), mend="use a Hugging Face model folder")
-        value = decode(path.read_bytes(), where=str(path))
+        value = decode(plain_file(self.path, CONFIG).read_bytes(), where=str(path))
         if not isinstance(value, dict):
             raise InvalidError("not a table", where=str(path), mend="use a Hugging Face model folder")
         return value
@@ -84,7 +84,8 @@ def read_model(folder: Path) -> ModelFolder:
                 )
             tensors[info.name] = Stored(path=folder / name, info=info)
     if INDEX in present:
-        _check_index(folder, tensors)
+        files = {name: stored.path.name for name, stored in tensors.items()}
+        check_index(_weight_map(folder), files, where=folder / INDEX)
     others = tuple(name for name in present if name not in shards and name != INDEX)
     tensors = dict(sorted(tensors.items()))
     network = Network.from_tensors({name: stored.info.shape for name, stored in tensors.items()})
@@ -148,15 +149,22 @@ def _is_shard_name(file: object) -> bool:
     return plain and str(file).endswith(".safetensors")
 
 
-def _check_index(folder: Path, tensors: Mapping[str, Stored]) -> None:
-    """The index must say what the files hold."""
-    stated = _weight_map(folder)
-    found = {name: stored.path.name for name, stored in tensors.items()}
+def check_index(stated: Mapping[str, str], found: Mapping[str, str], *, where: Path) -> None:
+    """The index of several files must say what they hold.
+
+    Args:
+        stated: Tensor name -> file, as the index has it.
+        found: The same as the files have it.
+        where: The index.
+
+    Raises:
+        InvalidError: It says something else.
+    """
     if wrong := sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)):
         name = wrong[0]
         raise InvalidError(
             f"tensor {name!r}: the index says {stated.get(name, 'nothing')}, it is in {found.get(name, 'no file')}",
-            where=str(folder / INDEX),
+            where=str(where),
             mend="fetch the model again; its index and its files do not belong together",
         )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["replace_head"]
 
 _INITIALIZER_RANGE: Final = 0.02  # transformers' default, for a configuration that leaves it out
+_MATRIX: Final = 2
 _TWO: Final = 2
 
 
@@ -30,7 +31,8 @@ def replace_head(draft: Draft, settings: HeadSettings) -> Draft:
     reads the last token that is no padding: so there must be a padding token.
 
     Raises:
-        InvalidError: Labels that do not go with the type, a family that is not known, or no padding token.
+        InvalidError: Labels that do not go with the type, a family that is not known, an embedding that is no matrix,
+            or no padding token.
     """
     family = family_of(draft.config, what="another head", where=draft.where)
     labels = _labels(settings, draft.where)
@@ -42,6 +44,12 @@ def replace_head(draft: Draft, settings: HeadSettings) -> Draft:
             mend="start from the language model",
         )
     embedding = embeddings[0].spec
+    if len(embedding.shape) != _MATRIX:
+        raise InvalidError(
+            f"{embedding.name!r} is {list(embedding.shape)}; a token embedding is a matrix with a row for each token",
+            where=draft.where,
+            mend="use weights that transformers has saved, and import the model again",
+        )
     spec = TensorSpec(name=SCORE, dtype=embedding.dtype, shape=(len(labels), embedding.shape[-1]))
     deviation = _initializer_range(draft) if settings.start == "normal" else 0.0
     names: dict[str, JSON] = {str(index): label for index, label in enumerate(labels)}

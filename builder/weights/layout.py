@@ -3,6 +3,9 @@
 Shards are ordered as the network is: embeddings; of every layer the attention with its norm, then the MLP with its
 norm; the final norm; the head; last, in one shard, tensors of no known component. A stage that changes attention only
 leaves most files as they were, and DVC, pull and the store move only those that differ.
+
+Every float that is written is looked at, a copied one too: NaN and infinities are refused by the tensor's name. A file
+that is linked is taken as it is, and nothing in it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from builder.weights.dtypes import FLOATS, dtype_name
 from builder.weights.folder import INDEX, ModelFolder, plain_file, read_model
-from builder.weights.stream import CPU, Content, Held, Scratch, Stored, one_torch_thread
+from builder.weights.renamed import Renamed
+from builder.weights.stream import CPU, Checked, Content, Held, Scratch, Stored, one_torch_thread
 from registry.artifact import LISTING, Artifact
 from registry.canonical import pretty
 from registry.components import Network, Place
@@ -116,7 +120,7 @@ def rewrite_model(
         The files whose digests are known, as :func:`write_model` does.
 
     Raises:
-        InvalidError: A name, dtype or shape that ``model`` has not; NaN or an infinity in what is computed.
+        InvalidError: A name, dtype or shape that ``model`` has not; NaN or an infinity in a file that is written.
         OSError: A file cannot be read or written.
     """
     for name, content in changed.items():
@@ -167,7 +171,7 @@ def rebuild_model(
         The files whose digests are known, as :func:`write_model` does.
 
     Raises:
-        InvalidError: A content cannot be had, or holds NaN or an infinity.
+        InvalidError: A content cannot be had, or holds NaN or an infinity; of files that are linked nothing is read.
         OSError: A file cannot be read or written.
     """
     shards = _shards_of(contents)
@@ -373,9 +377,20 @@ def _write_shard(path: Path, job: _Shard, metadata: Mapping[str, str], scratch: 
     contents = {content.spec.name: content for content in job.contents}
     with Writer(path, [content.spec for content in job.contents], metadata) as writer:
         for spec in writer.order:
-            for block in contents[spec.name].blocks(scratch):
+            for block in _checked(contents[spec.name]).blocks(scratch):
                 writer.write(block)
         return writer.finish()
+
+
+def _checked(content: Content) -> Content:
+    """What is only copied into a new file is looked at as what is computed is: it may hold no NaN and no infinity."""
+    match content:
+        case Stored():
+            return Checked(stored=content)
+        case Renamed():
+            return replace(content, content=_checked(content.content))
+        case _:
+            return content
 
 
 def _cores() -> int:

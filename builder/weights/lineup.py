@@ -77,6 +77,7 @@ class Lineup:
         guests: The models that are blended, then the one that the blend starts from where it is none of them.
         count: How many are blended.
         start: The model that the blend starts from; ``None`` for none.
+        against: What the manifest calls that one, which may be another name of one of the models; empty for none.
         stack: Which layers are taken; ``None``: each from its own place.
         where: For errors.
     """
@@ -84,6 +85,7 @@ class Lineup:
     guests: tuple[Guest, ...]
     count: int
     start: int | None
+    against: str
     stack: Stack | None
     where: str
 

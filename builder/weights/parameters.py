@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from builder.weights.effect import Applied
 from builder.weights.experts import module_of
 from builder.weights.places import within
-from builder.weights.saved import Replaced, Rows, first_difference
+from builder.weights.saved import Replaced, Rows
+from builder.weights.stream import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -121,7 +122,7 @@ def copied(site: Site, parameter: str, stored: Stored) -> Iterator[tuple[str, Ap
     first = first_difference(stored, there)
     if first is None:
         return
-    if not site.is_vocabulary(name) or 2 * first < there.info.shape[0]:
+    if not there.info.shape or not site.is_vocabulary(name) or 2 * first < there.info.shape[0]:
         problem = f"is another {name} than the model's, and modules_to_save does not name it"
         raise site.bad(stored, problem, "save the adapter without base weights, or name it in modules_to_save")
     yield name, Applied(effect=Replaced(stored=stored))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from registry.canonical import JSON, decode
@@ -58,6 +58,8 @@ class PeftConfig:
 
     path: Path
     values: Mapping[str, JSON]
+    # Pattern -> what matches it: ``re`` itself remembers 512, and of more than those it compiles each for every module.
+    _compiled: dict[str, re.Pattern[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def type(self) -> str:
@@ -210,12 +212,21 @@ class PeftConfig:
         """PEFT's rule: the pattern is a regular expression on the end of the module's name."""
         if module == pattern or module.endswith(f".{pattern}"):
             return True
-        if not _is_harmless(pattern) or len(module) > _MAX_MODULE_CHARACTERS:
-            raise self.refused(f"pattern {pattern!r} is too involved to match safely", "write module names instead")
+        if len(module) > _MAX_MODULE_CHARACTERS:
+            raise self._involved(pattern)
+        return (self._compiled.get(pattern) or self._compile(pattern)).match(module) is not None
+
+    def _compile(self, pattern: str) -> re.Pattern[str]:
+        if not _is_harmless(pattern):
+            raise self._involved(pattern)
         try:
-            return re.match(rf"(.*\.)?({pattern})$", module) is not None
+            compiled = self._compiled[pattern] = re.compile(rf"(.*\.)?({pattern})$")
         except re.error as error:
             raise self.refused(f"pattern {pattern!r} is no regular expression: {error}", _AGAIN) from error
+        return compiled
+
+    def _involved(self, pattern: str) -> InvalidError:
+        return self.refused(f"pattern {pattern!r} is too involved to match safely", "write module names instead")
 
 
 def read_config(path: Path) -> PeftConfig:

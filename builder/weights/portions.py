@@ -113,11 +113,7 @@ class Portions:
         start = self._start(slot, recipe.method)
         models = self._models(slot, start)
         if recipe.method != "passthrough" and (problem := BLEND_METHODS[recipe.method].count_problem(len(models))):
-            names = ", ".join(self._name(index) for index in models)
-            raise self._bad(
-                f"{slot.name!r} has {problem}{f': {names}' if names else ''}",
-                f"name as many models as {recipe.method} takes, or choose another method",
-            )
+            raise self._miscounted(slot, models, recipe.method, problem)
         if (stored := self._no_floats(slot, models, start)) is not None:
             return self._copied(slot, stored)
         if recipe.method == "passthrough":
@@ -155,6 +151,17 @@ class Portions:
                 "name its layers in that entry, too",
             )
         return start
+
+    def _miscounted(self, slot: Slot, models: Sequence[int], method: BlendMethod, problem: str) -> InvalidError:
+        """The error on too few or too many models; one that is the base itself is named, since it counts for none."""
+        itself = [index for index in slot.taken if index < self.lineup.count and index not in models]
+        told = [", ".join(map(self._name, models))] if models else []
+        mend = f"name as many models as {method} takes, or choose another method"
+        if itself:
+            names, verb = " and ".join(map(self._name, itself)), "is" if len(itself) == 1 else "are"
+            told.append(f"{names} {verb} the base, {self.lineup.against}, itself: the digests are equal")
+            mend = "name other models than the base under `models`, or take the stage out: it would give the base again"
+        return self._bad(f"{slot.name!r} has {problem}{': ' if told else ''}{'; '.join(told)}", mend)
 
     def _passed(self, slot: Slot, models: Sequence[int], recipe: Recipe) -> Made:
         """One model's tensor, times its weight."""

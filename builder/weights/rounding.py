@@ -38,7 +38,7 @@ def round_once(total: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> bool
     Returns:
         Whether every element came out finite: no NaN, no infinity, nothing beyond the dtype's range.
     """
-    if out.dtype not in {torch.float16, torch.bfloat16}:
+    if out.dtype not in {torch.float16, torch.bfloat16} or not out.numel():
         out.copy_(total)  # to float32 torch rounds once
         return is_finite(out, scratch)
     bits = total.view(torch.int64)
@@ -69,7 +69,7 @@ def is_finite(values: torch.Tensor, scratch: Scratch) -> bool:
         scratch: Buffers to work in.
     """
     name = dtype_name(values)
-    return name not in FLOATS or _exponents(values, scratch)[1] != _EXPONENTS[name]
+    return name not in FLOATS or not values.numel() or _exponents(values, scratch)[1] != _EXPONENTS[name]
 
 
 def _exponents(values: torch.Tensor, scratch: Scratch) -> tuple[int, int]:

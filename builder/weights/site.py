@@ -9,6 +9,7 @@ from builder.weights.adapters import HEADS, bad_tensor
 from builder.weights.dtypes import FLOATS
 from builder.weights.effect import Applied
 from builder.weights.experts import aliases, one_by_one, stacked
+from builder.weights.family import FAMILIES
 from builder.weights.parameters import check_complete, copied, replaced, token_rows
 from builder.weights.placed import Placed
 from builder.weights.places import part_effects, place_of
@@ -150,9 +151,9 @@ class Site:
         return is_conv1d(self.model, module)
 
     @property
-    def has_conv1d(self) -> bool:
-        """Whether the family has transformers' Conv1D."""
-        return self.family in _CONV1D_MODELS
+    def is_known(self) -> bool:
+        """Whether the family is known, and so which of its modules are transformers' Conv1D."""
+        return self.family in FAMILIES or self.family in _CONV1D_MODELS
 
     # Checks and errors
 
@@ -182,7 +183,7 @@ class Site:
         if stored.info.shape == shape:
             return
         mend = _RIGHT_MODEL
-        if stored.info.shape[1:] == shape[1:] and self.is_vocabulary(name) and stored.info.shape > shape:
+        if shape and stored.info.shape[1:] == shape[1:] and self.is_vocabulary(name) and stored.info.shape > shape:
             mend = f"graft {stored.info.shape[0] - shape[0]} words into the model first"
         raise self.bad(stored, f"is {list(stored.info.shape)}; {name} is {list(shape)}", mend)
 
@@ -223,4 +224,4 @@ def is_tied(model: ModelFolder) -> bool:
 def is_conv1d(model: ModelFolder, module: str) -> bool:
     """Whether a module is transformers' Conv1D by its name and family, for one whose weight alone does not tell."""
     named = module.rpartition(".")[2] in _CONV1D_MODULES
-    return named and model.config().get("model_type") in _CONV1D_MODELS
+    return named and str(model.config().get("model_type")) in _CONV1D_MODELS

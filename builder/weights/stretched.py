@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from builder.weights.rounding import round_once
+from builder.weights.rounding import is_finite, round_once
 from builder.weights.stream import Stored, not_finite
 from registry.safetensors import DTYPE_BYTES
 
@@ -56,6 +56,8 @@ class Stretched:
                 count = min(step, self.rows - start)
                 if self.rows <= self.stored.info.shape[0]:
                     self.stored.read(stream.fileno(), start * size, scratch.bytes("out", count * size))
+                    if not is_finite(scratch.host("out", dtype, count * width), scratch):
+                        raise not_finite(self.spec, where=str(self.stored.path), fits=False)
                 else:
                     self._interpolate(stream.fileno(), start, (count, width), scratch)
                 yield scratch.bytes("out", count * size)

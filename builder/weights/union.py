@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from tokenizers import Tokenizer
-
+from builder.weights.folder import plain_file
 from builder.weights.token_ids import id_of
+from builder.weights.tokenizer import parse_tokenizer
 from registry.canonical import decode
 from registry.errors import InvalidError
 
@@ -175,9 +175,9 @@ def _files(
 
 def _table(path: Path) -> Mapping[str, JSON]:
     """The value of a file; empty where it is not there."""
-    if not path.is_file():
+    if not path.is_symlink() and not path.is_file():
         return {}
-    value = decode(path.read_bytes(), where=str(path))
+    value = decode(plain_file(path.parent, path.name).read_bytes(), where=str(path))
     return value if isinstance(value, dict) else {}
 
 
@@ -187,7 +187,7 @@ def _text(value: object) -> bytes:
 
 def _prove(base: TokenIds, data: bytes, ids: Mapping[str, int]) -> None:
     """Let the library that will read the file say that each token has the id that is meant."""
-    found = Tokenizer.from_str(data.decode()).get_vocab(with_added_tokens=True)
+    found = parse_tokenizer(data, where=str(base.path)).get_vocab(with_added_tokens=True)
     if found == ids:
         return
     token = min((token for token in found.keys() | ids.keys() if found.get(token) != ids.get(token)), key=str)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemappedEntries", "RemappedRows", "Span", "Words", "align", "check_same", "is_identity", "row_count"]
 
+_MATRIX: Final = 2
 _SHOWN: Final = 3
 _At: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -206,11 +207,18 @@ def row_count(member: Member) -> int:
     """Rows of a model's token embedding.
 
     Raises:
-        InvalidError: It has none that is known.
+        InvalidError: It has none that is known, or one that is no matrix of some rows.
     """
     for name, place in member.folder.network.places.items():
         if place.component == "embedding.token" and name.endswith(".weight"):
-            return member.folder.tensors[name].info.shape[0]
+            shape = member.folder.tensors[name].info.shape
+            if len(shape) == _MATRIX and shape[0]:
+                return shape[0]
+            raise InvalidError(
+                f"{name!r} of {member.name} is {list(shape)}; a token embedding is a matrix with a row for each token",
+                where=member.source,
+                mend="use weights that transformers has saved, and import the model again",
+            )
     raise InvalidError(
         f"{member.name} has no token embedding that is known",
         where=member.source,

@@ -3,7 +3,8 @@
 PEFT saves the basis but not the directions ``U`` of each weight over it: when it loads, it makes the basis again from
 the base in the dtype it loads that in, takes ``U`` from that one, and only then puts the saved basis in its place. So
 what PEFT means depends on that dtype. Here it is the dtype of the saved basis, which is that of the base while the
-adapter was trained, and ``U`` is taken from the saved basis: the weight that training saw.
+adapter was trained, and ``U`` is taken from the saved basis: the weight that training saw. So a FRoD adapter is never
+stored in another dtype: a training that goes on keeps each tensor's own, and is refused over weights of another one.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -11,9 +12,10 @@ import pytest
 from builder import run
 from builder.graph import Address, build_graph
 from builder.load import load
+from builder.room import artifact_bytes
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
-from registry.errors import InvalidError
+from registry.errors import InvalidError, MachineError
 from registry.record import ComponentChange, RecordInput
 from tests.simulator import make_record
 
@@ -93,6 +95,22 @@ def test_a_pipeline_that_was_never_compiled(root: Path) -> None:
         "  where: models/grain/dvc.yaml\n"
         "  mend: run `varietal compile`, then `dvc repro`"
     )
+
+
+def test_a_disk_without_room_for_what_would_come_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepared(root)
+    needed = artifact_bytes(job.node.settings, (), root) + (64 << 20)
+    assert needed > (64 << 20) + 4 * 4096 * 64  # the new network's embedding, though no input is a model
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, needed - 1))
+    with pytest.raises(MachineError) as caught:
+        run._check_room(job)
+    assert str(caught.value) == (
+        f"{needed - 1} bytes are free, the stage may need {needed}\n"
+        f"  where: {root}/.varietal\n"
+        "  mend: make room (`dvc gc --workspace` removes what no pipeline names), then run again"
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, needed))
+    run._check_room(job)
 
 
 def test_an_action_holds_plain_values(root: Path) -> None:

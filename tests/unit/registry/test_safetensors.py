@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +95,50 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Writer(path, PAIR, {}):
         raise KeyboardInterrupt
     assert not path.exists()
+
+
+FULL_DISK = """
+import errno, resource, signal, sys
+from pathlib import Path
+from registry.safetensors import TensorSpec, Writer
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4))
+path, given = Path(sys.argv[1]), int(sys.argv[2])
+try:
+    with Writer(path, [TensorSpec(name="a", dtype="U8", shape=(100_000,))], {}) as writer:
+        writer.write(bytes(given))
+        writer.finish()
+except OSError as error:
+    print(errno.errorcode[error.errno], path.exists())
+except Exception as error:
+    print(error.what, path.exists())
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (100_000, "EFBIG False"),  # more than the buffer holds: the write fails
+        (100, "99900 bytes of 'a' were not written False"),  # the buffer cannot be flushed when the file is closed
+    ],
+)
+def test_a_disk_that_is_full_leaves_no_file(tmp_path: Path, given: int, said: str) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "a.safetensors"), str(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
+
+
+def test_a_failure_of_the_last_flush_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    monkeypatch.setattr("os.fsync", _no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, PAIR, bytes(14))
+    assert not path.exists()
+
+
+def _no_space(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,57 @@ def test_a_method_that_does_not_fit_the_models_is_refused(
     assert caught.value.what.startswith(said)
 
 
+def test_a_model_that_is_the_base_itself_is_named(shop: Workshop) -> None:
+    base = shop.model()
+    start = model(shop, base, "start", "against")
+    with pytest.raises(InvalidError) as caught:
+        run(shop, stage("slerp"), model(shop, base, "a"), start)
+    assert caught.value.what == (
+        "'lm_head.weight' has 0 models beside the base, needs exactly 1: "
+        "a is the base, start, itself: the digests are equal"
+    )
+    assert caught.value.mend == (
+        "name other models than the base under `models`, or take the stage out: it would give the base again"
+    )
+    with pytest.raises(InvalidError) as caught:
+        run(shop, stage("model_stock"), model(shop, base, "a"), model(shop, shop.model(other()), "b"), start)
+    assert caught.value.what == (
+        "'lm_head.weight' has 1 model beside the base, needs at least 2: "
+        "b; a is the base, start, itself: the digests are equal"
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (WORDS,), (0, 8)])
+@pytest.mark.parametrize("tokenizer", ["same", "base", "union"])
+def test_an_embedding_that_is_no_matrix_is_refused(shop: Workshop, shape: tuple[int, ...], tokenizer: str) -> None:
+    paths = []
+    for seed in (1, 2):
+        path = words(shop, other(seed), letters("abc"))
+        unfit = shop.model(other(seed) | {EMBEDDING: torch.ones(shape)}, vocab_size=WORDS)
+        (unfit / "tokenizer.json").write_bytes((path / "tokenizer.json").read_bytes())
+        Artifact.from_folder(unfit, "model").write(unfit)
+        paths.append(unfit)
+    with pytest.raises(InvalidError) as caught:
+        run(shop, stage(tokenizer=tokenizer), model(shop, paths[0], "a"), model(shop, paths[1], "b"))
+    first, second = sorted((weights_digest(path), name) for path, name in zip(paths, "ab", strict=True))
+    assert first != second
+    assert caught.value.what == (
+        f"'model.embed_tokens.weight' of {first[1]} is {list(shape)}; "
+        "a token embedding is a matrix with a row for each token"
+    )
+
+
+def test_numbers_that_are_only_copied_are_looked_at_too(shop: Workshop) -> None:
+    theirs = other(layers=1)
+    theirs[QUERY][0, 0] = float("nan")
+    a = stacked(shop, shop.model(llama(layers=1), num_hidden_layers=1), "a", (0, "0"))
+    b = stacked(shop, shop.unsound(theirs, num_hidden_layers=1), "b", (1, "0"))
+    with pytest.raises(InvalidError) as caught:
+        run(shop, stage("passthrough"), a, b)
+    assert caught.value.what == f"tensor {QUERY!r} holds NaN or an infinity"
+    assert caught.value.where.startswith(str(b.path))
+
+
 # Layers
 
 

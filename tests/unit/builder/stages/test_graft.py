@@ -306,6 +306,17 @@ def test_a_reward_head_is_one_row_of_normal_numbers_that_the_seed_decides(shop: 
     ]
 
 
+@pytest.mark.parametrize("shape", [(), (WORDS,), (1, WORDS, HIDDEN)])
+def test_a_head_needs_an_embedding_that_is_a_matrix(shop: Workshop, shape: tuple[int, ...]) -> None:
+    error = refused(
+        shop, shop.model(llama() | {EMBEDDING: torch.ones(shape)}, **LLAMA), head=HeadSettings(type="value")
+    )
+    assert (error.what, error.mend) == (
+        f"'model.embed_tokens.weight' is {list(shape)}; a token embedding is a matrix with a row for each token",
+        "use weights that transformers has saved, and import the model again",
+    )
+
+
 def test_float32_numbers_from_a_logarithm_are_marked(shop: Workshop) -> None:
     base = shop.model(llama(dtype=torch.float32), **LLAMA)
     head = HeadSettings(type="value")
@@ -568,6 +579,18 @@ def test_rows_are_filled_up_with_the_mean_of_the_old_ones(shop: Workshop) -> Non
             "'model.embed_tokens.weight' is [16, 8], vocab_size is 15",
         ),
         (
+            llama(),
+            {"vocab_size": 16.0},
+            VocabularySettings(multiple=64),
+            "'model.embed_tokens.weight' is [16, 8], vocab_size is 16.0",
+        ),
+        (
+            llama() | dict.fromkeys((EMBEDDING, "lm_head.weight"), torch.ones(1, HIDDEN)),
+            {"vocab_size": True},
+            VocabularySettings(multiple=64),
+            "'model.embed_tokens.weight' is [1, 8], vocab_size is True",
+        ),
+        (
             llama() | {"model.per_token.weight": torch.ones(3, WORDS)},
             {},
             VocabularySettings(multiple=64),
@@ -596,3 +619,44 @@ def test_a_vocabulary_that_cannot_be_extended_is_refused(
 ) -> None:
     error = refused(shop, shop.model(tensors, **{**LLAMA, **said}), vocabulary=vocabulary)
     assert error.what == what
+
+
+# Sound numbers
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_only_moved_or_stays_in_a_table_is_looked_at_too(shop: Workshop, value: float) -> None:
+    tensors = llama()
+    query = "model.layers.1.self_attn.q_proj.weight"
+    tensors[query][3, 3] = value
+    with pytest.raises(Error) as caught:
+        run(shop, shop.unsound(tensors, **LLAMA), layers=("1", "0"))
+    assert caught.value.what == "tensor 'model.layers.1.self_attn.q_proj.weight' holds NaN or an infinity"
+    tensors = llama()
+    tensors[EMBEDDING][15, 7] = value
+    with pytest.raises(Error) as caught:
+        run(shop, shop.unsound(tensors, **LLAMA), vocabulary=VocabularySettings(multiple=64))
+    assert caught.value.what == "tensor 'model.embed_tokens.weight' holds NaN or an infinity"
+
+
+def test_a_file_that_is_linked_is_taken_as_it_is(shop: Workshop) -> None:
+    tensors = llama(tied=True)
+    tensors["model.norm.weight"][0] = float("nan")
+    base = shop.unsound(tensors, **LLAMA, tie_word_embeddings=True)
+    out, _ = run(shop, base, untie=True)
+    assert loaded(out)["model.norm.weight"].isnan().sum() == 1
+
+
+def test_a_table_of_positions_that_is_cut_is_looked_at_too(shop: Workshop) -> None:
+    tensors = {"wte.weight": torch.ones(WORDS, HIDDEN), "wpe.weight": torch.ones(32, HIDDEN)}
+    tensors["wpe.weight"][7, 7] = float("nan")
+    base = shop.unsound(tensors, model_type="gpt2", n_positions=32, n_layer=0, vocab_size=WORDS)
+    with pytest.raises(Error) as caught:
+        run(shop, base, context=8)
+    assert caught.value.what == "tensor 'wpe.weight' holds NaN or an infinity"
+
+
+def test_a_table_of_positions_without_a_shape_is_refused(shop: Workshop) -> None:
+    tensors = {"wte.weight": torch.ones(WORDS, HIDDEN), "wpe.weight": torch.ones(())}
+    error = refused(shop, shop.model(tensors, model_type="gpt2", n_positions=32, vocab_size=WORDS), context=8)
+    assert error.what == "1 tables of positions, expected one with 32 rows"

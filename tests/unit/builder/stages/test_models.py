@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import FrodConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from builder.environment import Device
 from builder.stages.models import open_adapter, open_model, open_tokenizer
+from builder.stages.subject import Subject
 from registry.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
@@ -120,6 +121,39 @@ def test_an_adapter_of_another_family(tiny_gpt2: Path, adapter: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         open_adapter(open_model(tiny_gpt2, CPU), adapter)
     assert caught.value.what.startswith("the adapter does not fit the model: Target modules")
+
+
+@pytest.fixture
+def frod(make_model: object, tmp_path: Path) -> tuple[Path, Path]:
+    """A model in bfloat16, and a FRoD adapter that was made over its weights as they are."""
+    base = make_model("llama", dtype="bfloat16")  # type: ignore[operator]
+    config = FrodConfig(target_modules=["q_proj"], sparse_rate=0.1, progressbar=False, task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    get_peft_model(model, config).save_pretrained(tmp_path / "frod")
+    return base, tmp_path / "frod"
+
+
+def test_a_frod_adapter_does_not_go_on_over_weights_of_another_dtype(frod: tuple[Path, Path]) -> None:
+    base, adapter = frod
+    with pytest.raises(InvalidError) as caught:
+        open_adapter(open_model(base, CPU), adapter, trainable=True)
+    assert str(caught.value) == (
+        "the FROD adapter is one over weights in BF16, and the model is loaded in F32: "
+        "what such an adapter means depends on that dtype, so it would become another one\n"
+        f"  where: {adapter}\n"
+        "  mend: fold it, and train the model that it gives; `precision: mixed-bfloat16` loads weights as they are"
+    )
+    assert not open_adapter(open_model(base, CPU), adapter).training  # read from, nothing is written
+
+
+def test_a_frod_adapter_that_goes_on_keeps_its_dtypes(frod: tuple[Path, Path]) -> None:
+    base, adapter = frod
+    opened = open_adapter(open_model(base, CPU, dtype="auto"), adapter, trainable=True)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    subject = Subject(method="adapter", model=opened, tokenizer=None, folder=base, new_adapter=None, config=config)
+    before = {name: tensor.dtype for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    assert {name: tensor.dtype for name, tensor in subject.tensors(opened).items()} == before
+    assert before["base_model.frod_V.self_attn_q_proj"] == torch.bfloat16
 
 
 @pytest.mark.parametrize("text", ['{"model_type": "unheard-of"}', "{}"])

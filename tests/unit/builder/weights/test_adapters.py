@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from builder.weights.adapters import read_adapter
 from builder.weights.effect import Applied, Changed
 from builder.weights.folder import read_model
 from builder.weights.methods.lora import LowRank
-from builder.weights.site import Site
+from builder.weights.peft_config import PeftConfig
+from builder.weights.site import Site, is_conv1d
 from builder.weights.stream import BLOCK_BYTES, Scratch
 from registry.errors import InvalidError, NotFoundError
 from tests.workshop import HIDDEN, INNER, QUERY, Workshop, llama, lora
@@ -257,9 +259,56 @@ def test_square_conv1d_weights_are_told_by_family_and_name(shop: Workshop) -> No
         "transformer.h.0.attn.c_proj.weight": True,
         "transformer.h.0.attn.other.weight": False,
     }
-    unknown = shop.adapter(None, lora(modules), fan_in_fan_out=True)
-    found = effects(shop, unknown, shop.model(tensors, model_type="own"))
-    assert all(applied.transposed for applied in found.values())
+
+
+def test_the_flag_of_conv1d_means_nothing_on_a_linear_module(shop: Workshop) -> None:
+    flagged = shop.adapter(None, lora({QUERY: (HIDDEN, HIDDEN)}), fan_in_fan_out=True)
+    found = effects(shop, flagged, shop.model(model_type="llama"))
+    assert not any(applied.transposed for applied in found.values())  # PEFT warns, and takes it for false
+
+
+def test_the_flag_of_conv1d_is_refused_on_a_square_weight_of_an_unknown_family(shop: Workshop) -> None:
+    flagged = shop.adapter(None, lora({QUERY: (HIDDEN, HIDDEN)}), fan_in_fan_out=True)
+    model = shop.model(model_type="own")
+    with pytest.raises(InvalidError) as caught:
+        effects(shop, flagged, model)
+    assert str(caught.value) == (
+        f"tensor 'base_model.model.{QUERY}.lora_A.weight' is on {QUERY}, a square weight, and whether its family, own, "
+        "has it transposed is not known\n"
+        f"  where: {flagged / 'adapter_model.safetensors'}\n"
+        "  mend: write `fan_in_fan_out: false` into adapter_config.json if the module is a torch.nn.Linear"
+    )
+    plain = shop.adapter(None, lora({QUERY: (HIDDEN, HIDDEN)}), fan_in_fan_out=False)
+    assert not any(applied.transposed for applied in effects(shop, plain, model).values())
+
+
+@pytest.mark.parametrize("kind", [["gpt2"], {"gpt2": 1}, None])
+def test_a_model_type_that_is_no_text_is_no_family(shop: Workshop, kind: object) -> None:
+    tensors = {"transformer.h.0.attn.c_proj.weight": torch.ones(HIDDEN, HIDDEN)}
+    adapter = shop.adapter(None, lora({"transformer.h.0.attn.c_proj": (HIDDEN, HIDDEN)}))
+    ((_, applied),) = effects(shop, adapter, shop.model(tensors, model_type=kind)).items()
+    assert not applied.transposed
+    assert not is_conv1d(read_model(shop.model(tensors, model_type=kind)), "transformer.h.0.attn.c_proj")
+
+
+def test_each_pattern_is_compiled_once_however_many_there_are(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = {rf"model\.layers\.{number}\.self_attn\.[qk]_proj": 4 for number in range(600)}
+    config = PeftConfig(path=shop.root, values={"r": 2, "rank_pattern": patterns, "alpha_pattern": patterns})
+    compiled: list[str] = []
+    compile_ = re._compiler.compile  # type: ignore[attr-defined]
+
+    def counted(pattern: str, flags: int) -> object:
+        compiled.append(pattern)
+        return compile_(pattern, flags)
+
+    re.purge()
+    monkeypatch.setattr(re._compiler, "compile", counted)  # type: ignore[attr-defined]
+    modules = [f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(4) for name in "qkv"]
+    ranks = [config.count("r", module, patterns="rank_pattern") for module in modules]
+    alphas = [config.number("lora_alpha", module, patterns="alpha_pattern", default=8) for module in modules]
+    assert ranks == [4, 4, 2] * 4
+    assert alphas == [4, 4, 8] * 4
+    assert len(compiled) == len(patterns)
 
 
 def test_a_missing_file_is_named(shop: Workshop) -> None:

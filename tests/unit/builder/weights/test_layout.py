@@ -267,3 +267,38 @@ def test_a_folder_without_weights_is_refused(shop: Workshop) -> None:
     with pytest.raises(NotFoundError) as caught:
         read_model(folder)
     assert caught.value.what == "there is neither model.safetensors nor model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_tensor_that_is_copied_into_a_new_file_is_looked_at(shop: Workshop, value: float) -> None:
+    tensors = llama()
+    key = QUERY.replace("q_proj", "k_proj")
+    tensors[key][1, 1] = value
+    tensors["model.norm.weight"][1] = value  # in a file that is linked, and so taken as it is
+    source = shop.unsound(tensors)
+    with pytest.raises(InvalidError) as caught:
+        write_model(shop.folder(), source=source, replaced={QUERY: tensors[QUERY]}, provenance=SFT)
+    assert str(caught.value) == (
+        f"tensor {key!r} holds NaN or an infinity\n"
+        f"  where: {source}/model-00002-of-00007.safetensors\n"
+        "  mend: use weights that are sound: import the model again, or train with a lower learning rate"
+    )
+    mlp = "model.layers.0.mlp.up_proj.weight"
+    write_model(out := shop.folder(), source=source, replaced={mlp: tensors[mlp]}, provenance=SFT)
+    assert read_model(out).tensors[key].load().float()[1, 1].isfinite().item() is False
+
+
+def test_a_configuration_that_leads_elsewhere_is_refused(shop: Workshop, tmp_path: Path) -> None:
+    folder = shop.model()
+    (folder / "config.json").rename(tmp_path / "elsewhere.json")
+    model = read_model(folder)
+    for target in (tmp_path / "elsewhere.json", tmp_path / "nowhere.json"):
+        (folder / "config.json").symlink_to(target)
+        with pytest.raises(InvalidError) as caught:
+            model.config()
+        assert caught.value.what == "config.json is a symlink, a folder or a special file"
+        assert caught.value.where == str(folder)
+        (folder / "config.json").unlink()
+    with pytest.raises(NotFoundError) as missing:
+        model.config()
+    assert missing.value.what == "there is no config.json"

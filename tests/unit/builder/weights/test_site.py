@@ -578,3 +578,32 @@ def test_a_type_that_peft_puts_on_modules_only_is_refused_on_experts(shop: Works
     config = {"peft_type": "IA3", "r": None, "lora_alpha": None, "target_modules": ["experts"]}
     what, _ = refusal(shop, tensors, mixture(shop, STACKED), **config)
     assert what == f"tensor '{PREFIX}{EXPERTS}.ia3_l' is on {EXPERTS}, which the model has not"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "what"),
+    [
+        (
+            {f"{EMBEDDING}.weight": torch.ones(HIDDEN)},
+            {"modules_to_save": ["embed_tokens"]},
+            "is [8]; model.embed_tokens.weight is []",
+        ),
+        (
+            {f"{EMBEDDING}.weight": torch.ones(())},
+            {},
+            "is another model.embed_tokens.weight than the model's, and modules_to_save does not name it",
+        ),
+        (
+            {f"{EMBEDDING}.token_adapter.trainable_tokens_delta": torch.ones(1, HIDDEN)},
+            {"trainable_token_indices": [1]},
+            "is [1, 8] for 1 tokens; model.embed_tokens.weight is []",
+        ),
+    ],
+)
+def test_an_embedding_that_is_one_number_takes_none(
+    shop: Workshop, tensors: dict[str, torch.Tensor], config: dict[str, object], what: str
+) -> None:
+    model = shop.model(llama() | {f"{EMBEDDING}.weight": torch.zeros(())})
+    (name,) = tensors
+    found, _ = refusal(shop, factors(SQUARE) | tensors, model, **config)
+    assert found == f"tensor '{PREFIX}{name}' {what}"

@@ -106,6 +106,13 @@ def test_what_is_not_finite_is_found(dtype: str, value: float) -> None:
     assert not is_finite(values, Scratch())
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+def test_no_numbers_are_finite_and_fit(dtype: str) -> None:
+    nothing = torch.empty(0, dtype=TORCH_DTYPES[dtype])
+    assert is_finite(nothing, Scratch())
+    assert round_once(torch.empty(0, dtype=torch.float64), nothing, Scratch())
+
+
 def test_whole_numbers_are_finite() -> None:
     assert is_finite(torch.tensor([-1, 2**40]), Scratch())
 

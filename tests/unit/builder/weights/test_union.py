@@ -162,3 +162,23 @@ def test_tokens_of_the_base_without_a_row_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         unite(tokens(tmp_path, "a", entry("<end>", 5)), [], rows=5)
     assert caught.value.what == "a has 1 tokens without a row in its embedding, such as '<end>'"
+
+
+def test_a_tokenizer_that_the_library_cannot_read_is_refused_with_its_file(tmp_path: Path) -> None:
+    broken: JSON = {"type": "Unheard"}
+    base = tokens(tmp_path, "a", entry("<end>", 5), normalizer=broken)
+    with pytest.raises(InvalidError) as caught:
+        unite(base, [tokens(tmp_path, "b", entry("<end>", 5), entry("<new>", 6), normalizer=broken)], rows=6)
+    assert caught.value.what.startswith("tokenizer.json cannot be read: ")
+    assert "Normalizer" in caught.value.what
+    assert caught.value.where == str(tmp_path / "a/tokenizer.json")
+
+
+def test_a_file_beside_the_tokenizer_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    base = tokens(tmp_path, "a", entry("<end>", 5))
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (tmp_path / "a/tokenizer_config.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(InvalidError) as caught:
+        unite(base, [tokens(tmp_path, "b", entry("<end>", 5), entry("<new>", 6))], rows=6)
+    assert caught.value.what == "tokenizer_config.json is a symlink, a folder or a special file"
+    assert caught.value.where == str(tmp_path / "a")
