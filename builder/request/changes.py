@@ -1,0 +1,148 @@
+"""What one commit has otherwise than another, found folder by folder, with an end to it.
+
+A tree of a few kilobytes can name billions of files, by naming one folder many times over. So git is never asked for a
+whole tree of a request: one level is compared at a time, folders that are equal are not looked into, and what is more
+than a request can sensibly change ends the walk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.request.plumbing import Entry, git
+from registry.errors import InvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["MAX_CHANGES", "Changed", "changed_in_main", "changed_paths"]
+
+MAX_CHANGES = 20_000
+"""Entries that may differ, folders counted."""
+
+_MAX_DEPTH = 32
+_FOLDER = "040000"
+_NOTHING = "000000"
+_PAIR = re.compile(rb"([0-9a-f]+) ([0-9a-f]+)\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changed:
+    """A path that differs.
+
+    Attributes:
+        path: From the root; a folder where it was not looked into, or became something else.
+        old: What it was; ``None`` where there was nothing.
+        new: What it is; ``None`` where there is nothing any more.
+    """
+
+    path: str
+    old: Entry | None
+    new: Entry | None
+
+
+def changed_paths(root: Path, old: str, new: str, *, looks_into: Callable[[str], bool]) -> tuple[Changed, ...]:
+    """Everything that differs between two commits, sorted by path.
+
+    Args:
+        root: Root of the repository.
+        old: Id of a commit or tree.
+        new: Id of another.
+        looks_into: Whether a folder that differs is to be walked; else it is given as one path.
+
+    Raises:
+        InvalidError: More differs than :data:`MAX_CHANGES`, or folders lie deeper than any request needs.
+    """
+    nothing = git(root, "hash-object", "-t", "tree", "--stdin").decode().strip()
+    found: list[Changed] = []
+    level = {"": (_tree(root, old), _tree(root, new))}
+    seen = 0
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return tuple(sorted(found, key=lambda one: one.path))
+        below: dict[str, tuple[str, str]] = {}
+        answers = _compare(root, set(level.values()))
+        for folder, pair in level.items():
+            entries = answers.get(pair, ())
+            seen += len(entries)
+            if seen > MAX_CHANGES:
+                raise _too_much(new, f"more than {MAX_CHANGES} files and folders differ")
+            for name, before, after in entries:
+                path = f"{folder}{name}"
+                sides = [one for one in (before, after) if one is not None]
+                if all(one.mode == _FOLDER for one in sides) and looks_into(path):
+                    below[f"{path}/"] = (before.oid if before else nothing, after.oid if after else nothing)
+                else:
+                    found.append(Changed(path=path, old=before, new=after))
+        level = below
+    raise _too_much(new, f"folders lie more than {_MAX_DEPTH} deep")
+
+
+def changed_in_main(root: Path, old: str, new: str, patterns: Sequence[str]) -> dict[str, str | None]:
+    """Blob by path of what differs between two commits that no request made; ``None`` where a file is gone.
+
+    Args:
+        root: Root of the repository.
+        old: Id of a commit.
+        new: Id of another.
+        patterns: Git's globs on paths.
+    """
+    wanted = [f":(top,glob){pattern}" for pattern in patterns]
+    out = git(root, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new, "--", *wanted)
+    fields = _fields(out)
+    found: dict[str, str | None] = {}
+    for _, text in fields:
+        modes = text.decode().lstrip(":").split()
+        after = _entry(modes[1], modes[3])
+        found[os.fsdecode(next(fields)[1])] = None if after is None else after.oid
+    return found
+
+
+def _tree(root: Path, revision: str) -> str:
+    return git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{tree}}").decode().strip()
+
+
+def _compare(
+    root: Path, pairs: set[tuple[str, str]]
+) -> dict[tuple[str, str], list[tuple[str, Entry | None, Entry | None]]]:
+    """The entries of each two trees that differ; every pair is compared once, however often it occurs."""
+    questions = "".join(f"{old} {new}\n" for old, new in sorted(pairs)).encode()
+    out = git(root, "diff-tree", "--stdin", "-z", "--raw", "--no-renames", "--no-abbrev", data=questions)
+    found: dict[tuple[str, str], list[tuple[str, Entry | None, Entry | None]]] = {}
+    current: list[tuple[str, Entry | None, Entry | None]] = []
+    fields = _fields(out)
+    for kind, text in fields:
+        if kind == "pair":
+            old, _, new = text.partition(b" ")
+            current = found.setdefault((old.decode(), new.decode()), [])
+        else:
+            modes = text.decode().lstrip(":").split()
+            _, name = next(fields)
+            current.append((os.fsdecode(name), _entry(modes[0], modes[2]), _entry(modes[1], modes[3])))
+    return found
+
+
+def _fields(out: bytes) -> Iterator[tuple[str, bytes]]:
+    """The parts of what git printed: the line of a pair ends with a line break, all others with a NUL."""
+    place = 0
+    while place < len(out):
+        if out[place : place + 1] != b":" and (pair := _PAIR.match(out, place)):
+            yield "pair", pair[0].rstrip()
+            place = pair.end()
+            continue
+        for kind in ("entry", "name"):
+            end = out.index(b"\0", place)
+            yield kind, out[place:end]
+            place = end + 1
+
+
+def _entry(mode: str, oid: str) -> Entry | None:
+    return None if mode == _NOTHING else Entry(mode=mode, oid=oid)
+
+
+def _too_much(commit: str, what: str) -> InvalidError:
+    return InvalidError(what, where=f"commit {commit}", mend="split the request; large data goes to DVC")

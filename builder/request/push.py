@@ -1,0 +1,108 @@
+"""What is sent to the origin: a branch and what a runner keeps for itself, both or none, by compare-and-swap."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from registry.errors import ConflictError, DeniedError, Error, InvalidError, TransportError
+from registry.history import last_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from registry.history import Repository
+
+__all__ = ["ORIGIN", "Move", "check_branch", "lost", "push", "tips_at"]
+
+ORIGIN = "origin"
+_TIMEOUT_S = 600.0
+_LOST = re.compile(r"stale info|fetch first|non-fast-forward|failed to lock|cannot lock ref|reference already exists")
+_DENIED = re.compile(
+    r"protected branch|hook declined|denied|not allowed|authentication failed|could not read username|error: 40[13]",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """A ref that is to move.
+
+    Attributes:
+        ref: Its full name.
+        old: Where it must be; empty where it must not exist.
+        new: Where it shall be.
+    """
+
+    ref: str
+    old: str
+    new: str
+
+
+def check_branch(repository: Repository, branch: str) -> str:
+    """Full ref of a branch.
+
+    Raises:
+        InvalidError: It is no name of a branch.
+    """
+    ref = f"refs/heads/{branch}"
+    if branch.startswith("-") or repository.ask("check-ref-format", ref).returncode:
+        raise InvalidError(f"{branch!r} is no name of a branch", where="--branch", mend="write it as `git branch` does")
+    return ref
+
+
+def tips_at(repository: Repository, *refs: str) -> Mapping[str, str]:
+    """Where refs of the origin stand; those left out that do not exist.
+
+    Raises:
+        TransportError: The origin does not answer.
+        DeniedError: It refuses the credentials.
+    """
+    done = repository.ask("ls-remote", "--quiet", "--", ORIGIN, *refs, timeout_s=_TIMEOUT_S)
+    if done.returncode:
+        raise _refused(done.stderr)
+    rows = (line.split("\t", 1) for line in done.stdout.decode(errors="replace").splitlines())
+    return {ref: oid for oid, ref in rows if ref in refs}
+
+
+def push(repository: Repository, moves: Sequence[Move]) -> None:
+    """Move refs of the origin, all or none; each only from where it must be.
+
+    No hook of the repository runs, and submodules are not looked into.
+
+    Raises:
+        ConflictError: A ref is elsewhere by now: someone was faster.
+        DeniedError: The origin takes no such push from us.
+        TransportError: It does not answer.
+    """
+    leases = [f"--force-with-lease={one.ref}:{one.old}" for one in moves]
+    specs = [f"{one.new}:{one.ref}" for one in moves]
+    done = repository.ask(
+        *("-c", "core.hooksPath=/dev/null", "push", "--quiet", "--porcelain", "--atomic", "--no-verify"),
+        *("--recurse-submodules=no", *leases, "--", ORIGIN, *specs),
+        timeout_s=_TIMEOUT_S,
+    )
+    if done.returncode == 0:
+        return
+    text = (done.stdout + done.stderr).decode(errors="replace")
+    if _LOST.search(text):
+        raise lost(moves[0].ref, moves[0].old)
+    rejected = [line for line in done.stdout.splitlines() if line.startswith(b"!")]
+    raise _refused(b"\n".join([done.stderr, *rejected]))
+
+
+def lost(ref: str, old: str) -> ConflictError:
+    """The error of a runner that was not the first."""
+    return ConflictError(
+        f"{ref.removeprefix('refs/heads/')} has moved at the origin since {old[:12] or 'it was looked at'}",
+        where=f"{ORIGIN}: {ref}",
+        mend="another runner or a new commit was first, and nothing was pushed: fetch, then plan again",
+    )
+
+
+def _refused(said: bytes) -> Error:
+    text, reason = said.decode(errors="replace"), f"git: {last_line(said)}"
+    if _DENIED.search(text):
+        return DeniedError(reason, where=ORIGIN, mend="give the publishing process the right to push, and no other")
+    return TransportError(reason, where=ORIGIN, mend="check the network and `git remote get-url origin`")
