@@ -1,85 +1,86 @@
-"""Makes a team's repository: git, DVC, the static pipelines, ``params.yaml``; what was there is at most added to."""
+"""Makes a team's repository: git, DVC, the files of the layout; what was there is at most added to."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.kinds import KINDS
-from builder.pipeline import BASES_PIPELINE, ROOT_PIPELINE
+from builder.start.layout import layout
+from builder.start.storage import REMOTE, default_remote, remote_url, settings_text
 from registry.errors import ConflictError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
+    from builder.start.workflows import Host
+    from registry.canonical import JSON
     from registry.digest import Digest
 
-__all__ = ["init"]
-
-_GITIGNORE = """\
-# Bytes are kept by DVC; git keeps manifests, pipelines, locks and records.
-/models/*/artifacts/
-# `?*`, since DVC takes `/bases/*` for the folder itself, and then sees no pipeline in it.
-/bases/?*
-!/bases/dvc.yaml
-!/bases/dvc.lock
-!/bases/records/
-/.varietal/
-"""
-
-_DVCIGNORE = """\
-# Work folders hold nothing of DVC's, and it would walk them at every command.
-/.varietal/
-"""
-
-_MODELS_README = """\
-One folder a variant, with its manifest `model.yaml`. After an edit: `varietal lint`, `varietal compile`, `dvc repro`.
-"""
-
-_DATA_README = """\
-Data sets as JSON lines; large ones by `dvc add`.
-"""
+__all__ = ["Begun", "init"]
 
 
-def init(root: Path, bases: Mapping[str, tuple[str, Digest]]) -> tuple[str, ...]:
-    """Lay out a repository.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """A repository that was laid out.
+
+    Attributes:
+        written: Paths that were written.
+        kept: Paths that were there, and are left as they were.
+        remote: URL of the default DVC remote, as DVC's settings have it; empty where those were left alone.
+    """
+
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+    remote: str
+
+    def to_json(self) -> dict[str, JSON]:
+        """The shape of ``varietal init --json``."""
+        return {"written": [*self.written], "kept": [*self.kept], "remote": self.remote or None}
+
+
+def init(
+    root: Path, bases: Mapping[str, tuple[str, Digest]], *, remote: str = "", hosts: Iterable[Host] = ("github",)
+) -> Begun:
+    """Lay out a repository; nothing is committed.
 
     Args:
         root: Folder of the repository; made if it is not there. It may be a git repository, and have DVC, already; what
             git and DVC are to ignore is then added to what they ignore.
         bases: Path from the root, and digest, of each base by name.
-
-    Returns:
-        Paths that were written.
+        remote: URL or path of the default DVC remote; empty for a folder beside the repository.
+        hosts: Whose workflows to write.
 
     Raises:
-        ConflictError: A file that would be written is there, one where the folder should be, or a git repository around
-            the folder; nothing was written.
+        ConflictError: A file that would be written is there, one where the folder should be, a git repository around
+            the folder, or another remote than was asked for; nothing was written.
+        InvalidError: The remote's URL cannot be kept in git.
         MachineError: git or DVC is missing or failed.
     """
-    files = {
-        "params.yaml": _params(bases),
-        "dvc.yaml": ROOT_PIPELINE,
-        "bases/dvc.yaml": BASES_PIPELINE,
-        "models/README.md": _MODELS_README,
-        "data/README.md": _DATA_README,
-    }
-    ignored = {".gitignore": _GITIGNORE, ".dvcignore": _DVCIGNORE}
-    _check(root, files, ignored)
+    files = layout(bases, hosts, name=root.resolve().name)
+    has_dvc = (root / ".dvc").exists()
+    _check(root, files.needed, files.ignored)
+    if has_dvc and remote:
+        _check_remote(root)
+    url = remote_url(root, remote, Path.cwd()) if not has_dvc or remote else ""
     root.mkdir(parents=True, exist_ok=True)
     if not (root / ".git").exists():
         _call(root, "git", "init", "--quiet", "--initial-branch=main")
-    if not (root / ".dvc").exists():
+    if not has_dvc:
         _dvc(root, "init", "--quiet")
-        _dvc(root, "config", "core.analytics", "false")
-        _dvc(root, "config", "cache.type", "reflink,hardlink,copy")
-    for path, text in files.items():
-        (root / path).parent.mkdir(exist_ok=True)
+        (root / ".dvc/config").write_text(settings_text(url), encoding="utf-8")
+    elif remote:
+        _dvc(root, "remote", "add", "--quiet", "--default", REMOTE, url if "://" in url else str(root / ".dvc" / url))
+        _dvc(root, "remote", "modify", "--quiet", REMOTE, "verify", "true")
+    kept = tuple(path for path in files.offered if (root / path).exists() or (root / path).is_symlink())
+    written = {**files.needed, **{path: text for path, text in files.offered.items() if path not in kept}}
+    for path, text in written.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")
-    added = [path for path, text in ignored.items() if _add(root / path, text.encode())]
-    return (*files, *added)
+    added = [path for path, text in files.ignored.items() if _add(root / path, text.encode())]
+    return Begun(written=(*written, *added), kept=kept, remote=url)
 
 
 def _check(root: Path, files: Iterable[str], ignored: Iterable[str]) -> None:
@@ -103,6 +104,16 @@ def _check(root: Path, files: Iterable[str], ignored: Iterable[str]) -> None:
         )
 
 
+def _check_remote(root: Path) -> None:
+    """Where DVC has a default remote, another one is not put in its place unasked."""
+    if name := default_remote(root):
+        raise ConflictError(
+            f"DVC has the default remote {name!r} already",
+            where=str(root / ".dvc/config"),
+            mend="leave --remote out, or change it with `dvc remote modify`; nothing was written",
+        )
+
+
 def _add(path: Path, lines: bytes) -> bool:
     """Put lines at the end of a file, unless it has them; whether that was needed."""
     found = path.read_bytes() if path.exists() else b""
@@ -111,19 +122,6 @@ def _add(path: Path, lines: bytes) -> bool:
     gap = b"" if not found else b"\n" if found.endswith(b"\n") else b"\n\n"
     path.write_bytes(found + gap + lines)
     return True
-
-
-def _params(bases: Mapping[str, tuple[str, Digest]]) -> str:
-    recipes = "".join(f"  {name}: {kind.recipe}\n" for name, kind in KINDS.items())
-    entries = "".join(f'\n  {name}:\n    path: {path}\n    sha256: "{pin.hex}"' for name, (path, pin) in bases.items())
-    return (
-        "# Base models, pinned: {path, sha256} or {hub, revision}; `varietal pin` prints an entry.\n"
-        f"bases:{entries or ' {}'}\n"
-        "# Revision of each kind's meaning; raising one rebuilds the stages of that kind.\n"
-        f"recipes:\n{recipes}"
-        "# Settings for every stage of a kind, such as `sft: {train: {batch: 16}}`; a manifest may override them.\n"
-        "defaults: {}\n"
-    )
 
 
 def _dvc(root: Path, *arguments: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from builder.manifest import Manifest, Project
@@ -34,21 +34,23 @@ class Workspace:
     Attributes:
         project: params.yaml.
         manifests: Every variant's manifest by name, sorted.
+        documents: The plain value of each file that was read, by its path from the root.
     """
 
     project: Project
     manifests: Mapping[str, Manifest]
+    documents: Mapping[str, JSON] = field(default_factory=dict)
 
 
-def load(root: Path, *, only: str = "") -> Workspace:
+def load(root: Path, *, only: str | Collection[str] = "") -> Workspace:
     """Read and check params.yaml and every ``models/*/model.yaml``.
 
     Data files are looked for, but not read: their rows are checked by :func:`builder.rows.check_rows`.
 
     Args:
         root: Root of the repository.
-        only: A variant (or ``bases``): nothing is read but it and the variants that it is made from, so that one
-            stage among thousands of variants starts at once.
+        only: A variant (or ``bases``), or several: nothing is read but these and the variants that they are made from,
+            so that one stage among thousands of variants starts at once.
 
     Raises:
         InvalidError: Every fault found, in every file that was read.
@@ -58,13 +60,15 @@ def load(root: Path, *, only: str = "") -> Workspace:
     bases = None if params.faults else Draft(value=value, manifest=None, reading=params).names("bases")
     project = None if params.faults else read_project(value, params)
     missing = cache(partial(_missing, root, root.resolve()))  # many variants share their data
-    drafts = _drafts(root, [only] if only else _variants(root), missing) if only != BASES else {}
+    names = [only] if isinstance(only, str) else [*only]
+    drafts = _drafts(root, [one for one in names if one != BASES] if only else _variants(root), missing)
     check(None if params.faults else project, bases, drafts)
     faults = [fault for reading in (params, *(one.reading for one in drafts.values())) for fault in reading.faults]
     if faults or project is None:
         raise InvalidError.from_faults(faults)
     manifests = {name: one.manifest for name, one in drafts.items() if one.manifest is not None}
-    return Workspace(project=project, manifests=manifests)
+    documents = {params.file: value} | {one.reading.file: one.value for one in drafts.values()}
+    return Workspace(project=project, manifests=manifests, documents=documents)
 
 
 def artifact_type(workspace: Workspace, variant: str, name: str) -> ArtifactType:
@@ -104,7 +108,8 @@ def _named(manifest: Manifest | None) -> list[str]:
     """Variants whose stages a manifest starts from."""
     if manifest is None:
         return []
-    return [one.variant for one in (manifest.base, *manifest.adapters.values()) if isinstance(one, StageRef)]
+    sources = (manifest.base, *manifest.adapters.values(), *manifest.models.values())
+    return [one.variant for one in sources if isinstance(one, StageRef)]
 
 
 def _draft(root: Path, variant: str, missing: Callable[[str], str]) -> Draft:

@@ -23,6 +23,7 @@ from builder.names import (
     Release,
     RepositoryPath,
     Sha256,
+    SshKey,
     VariantName,
 )
 from builder.settings import (
@@ -75,6 +76,7 @@ __all__ = [
     "PretrainTraining",
     "Project",
     "ProjectBase",
+    "ProtectedChannel",
     "SftStage",
     "SftTraining",
     "Stage",
@@ -278,8 +280,14 @@ class Check:
         )
     )
 
-    stage: Annotated[Name, Key("An evaluate stage.")]
-    metric: Annotated[Label, Key("One of its labels.")]
+    stage: Annotated[Name, Key("A stage that measures: evaluate, fuse, extract or cast.")]
+    metric: Annotated[
+        Label,
+        Key(
+            "One of its labels; of fuse and extract `error`, `error-greatest` and `rank`, of cast `relative_rms` and "
+            "`largest_error`, and those of one component, such as `error-mlp-down` and `relative_rms_mlp-down`."
+        ),
+    ]
     min: Annotated[float | None, Key("Lowest value that passes.")] = None
     max: Annotated[float | None, Key("Highest value that passes.")] = None
     max_increase: Annotated[float | None, Key("How much it may be above that of `against`, absolute.")] = None
@@ -294,6 +302,10 @@ class Manifest:
     schema: Annotated[Literal[1], Key("Version of this format.")] = 1
     description: Annotated[str, Key("What the variant is for.")] = ""
     license: Annotated[str, Key("Licence of the result.")] = ""
+    deprecated: Annotated[str, Key("Why it should no longer be used, and what to take instead; absent: it may be.")] = (
+        ""
+    )
+    formerly: Annotated[tuple[VariantName, ...], Key("Names that it had before; their history and releases stay.")] = ()
     base: Annotated[BaseSource | None, Key("The model to start from; absent where a pretrain stage makes it.")] = None
     adapters: Annotated[Mapping[ArtifactName, AdapterSource], Key("Adapters made elsewhere, by name.")] = field(
         default_factory=dict
@@ -320,6 +332,17 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProtectedChannel:
+    """A channel that only some may move."""
+
+    promoters: Annotated[
+        Mapping[Name, SshKey],
+        Key("Who may point it at a release: SSH public keys by the name of their holder."),
+        Filled(),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
     """params.yaml: what every variant of the repository shares."""
 
@@ -332,6 +355,9 @@ class Project:
     ] = field(default_factory=dict)
     defaults: Annotated[PartialStages, Key("Settings for all stages of a kind."), Defaults(Stage)] = field(
         default_factory=dict
+    )
+    channels: Annotated[Mapping[Name, ProtectedChannel], Key("Channels that only some may move; others are open.")] = (
+        field(default_factory=dict)
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, TypeAlias
 
 from builder.shapes import Text
 from registry.digest import Digest
+from registry.ssh_key import KEY_PATTERN
 
 __all__ = [
     "BASE",
@@ -20,6 +21,7 @@ __all__ = [
     "Release",
     "RepositoryPath",
     "Sha256",
+    "SshKey",
     "VariantName",
 ]
 
@@ -105,5 +107,14 @@ Release: TypeAlias = Annotated[
         expected="a release such as support@v1.2.0",
         mend="write the variant, @ and the version; or name a stage of it with `stage`",
         max_length=128,
+    ),
+]
+SshKey: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=KEY_PATTERN,
+        expected="an SSH public key",
+        mend="copy the line of the `.pub` file that `ssh-keygen -t ed25519` made; its comment may be one word",
+        max_length=8192,
     ),
 ]

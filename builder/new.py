@@ -1,4 +1,4 @@
-"""Starts a variant: a manifest to go on from, or one that a mergekit file was translated into."""
+"""Starts a variant: a manifest to go on from, another's copy, or one that a mergekit file was translated into."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from builder.mergekit.translation import translate
 from builder.names import VARIANT_NAME
 from builder.pin import pin
 from builder.shapes import Reading
+from builder.start.schemas import MODEL_SCHEMA, schema_line
+from builder.start.text_edit import put_entry, remove_entry
+from builder.start.variant import find_variant
 from registry import yaml12
 from registry.errors import ConflictError, InvalidError, MachineError, NotFoundError, TransportError
 from registry.record import BASES, manifest_file
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from builder.mergekit.translation import Reference
     from registry.canonical import JSON
 
-__all__ = ["Started", "new", "new_from_mergekit"]
+__all__ = ["Started", "copy", "new", "new_from_mergekit"]
 
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -109,15 +112,34 @@ def new(root: Path, variant: str, *, base: str = "") -> Started:
         ConflictError: The variant exists.
     """
     _check_free(root, variant)
-    text = _STARTER.format(base=_base(load(root), base))
-    path = root / manifest_file(variant)
-    _write(path, text)
-    try:
-        load(root, only=variant)
-    except InvalidError:
-        path.unlink()
-        path.parent.rmdir()
-        raise
+    _write_checked(root, variant, _schema_line(root) + _STARTER.format(base=_base(load(root), base)))
+    return Started(path=str(manifest_file(variant)), params={})
+
+
+def copy(root: Path, variant: str, source: str) -> Started:
+    """Write a manifest that is another's, comments and order included, but for what it says of itself.
+
+    Its stages are the same, so a build links what the other's gave, and computes what is changed from here on.
+
+    Args:
+        root: Root of the repository.
+        variant: Name of the new variant.
+        source: The variant to copy.
+
+    Raises:
+        InvalidError: A name that cannot be one, or a manifest that does not pass; nothing was written then.
+        NotFoundError: There is no such variant.
+        ConflictError: The new variant exists.
+    """
+    _check_free(root, variant)
+    manifest = find_variant(root, source).manifests[source]
+    where = str(manifest_file(source))
+    text = (root / where).read_bytes().decode()
+    for key, is_there in (("deprecated", manifest.deprecated), ("formerly", manifest.formerly)):
+        if is_there:
+            text = remove_entry(text, key, where=where)
+    text = put_entry(text, "description", f"Copied from {source}. Say what it is for.", after=("schema",), where=where)
+    _write_checked(root, variant, text)
     return Started(path=str(manifest_file(variant)), params={})
 
 
@@ -154,7 +176,7 @@ def new_from_mergekit(root: Path, variant: str, file: Path) -> Started:
                 for name, one in translation.adapters.items()
             }
         manifest[key] = {**known} if key == "models" else value
-    _write(root / manifest_file(variant), f"{manifest_text(manifest)}{_TRANSLATED}")
+    _write(root / manifest_file(variant), f"{_schema_line(root)}{manifest_text(manifest)}{_TRANSLATED}")
     params: dict[str, dict[str, JSON]] = {
         "bases": {known[name]: entry for name, entry in entries.items() if known[name] not in project.bases},
         "recipes": {kind: KINDS[kind].recipe for kind in _kinds(manifest) if kind not in project.recipes},
@@ -182,7 +204,24 @@ def _check_free(root: Path, variant: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode())  # with the line ends that it has
+
+
+def _write_checked(root: Path, variant: str, text: str) -> None:
+    """Write a manifest; one that does not pass is taken away again."""
+    path = root / manifest_file(variant)
+    _write(path, text)
+    try:
+        load(root, only=variant)
+    except InvalidError:
+        path.unlink()
+        path.parent.rmdir()
+        raise
+
+
+def _schema_line(root: Path) -> str:
+    """What tells an editor of the schema, where the repository has one."""
+    return schema_line(MODEL_SCHEMA, depth=2) if (root / MODEL_SCHEMA).is_file() else ""
 
 
 def _project(root: Path) -> Project:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.graph import Address, DataFile
+from builder.address import DataFile
+from builder.pipeline_text import pipeline_text
+from builder.places import beside_of, copy_of, folder_of
 from registry.errors import InvalidError
-from registry.record import BASES, artifact_folder, artifact_record, git_record, lock_file
+from registry.record import BASES, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import PurePosixPath
 
+    from builder.address import Address
     from builder.graph import Edge, Node
     from registry.canonical import JSON
 
@@ -61,8 +64,11 @@ def pipeline_file(variant: str) -> PurePosixPath:
 
 def pipelines(graph: Mapping[Address, Node]) -> dict[str, str]:
     """Every pipeline file of a repository, by path."""
-    variants = sorted({address.variant for address in graph} - {BASES})
-    texts = {str(pipeline_file(name)): compile_variant(name, graph) for name in variants}
+    variants: dict[str, dict[Address, Node]] = {}
+    for address, node in graph.items():
+        variants.setdefault(address.variant, {})[address] = node
+    names = sorted(variants.keys() - {BASES})
+    texts = {str(pipeline_file(name)): compile_variant(name, variants[name]) for name in names}
     return {"dvc.yaml": ROOT_PIPELINE, str(pipeline_file(BASES)): BASES_PIPELINE} | texts
 
 
@@ -77,9 +83,10 @@ def compile_variant(variant: str, graph: Mapping[Address, Node]) -> str:
     stages[RECORDS] = {
         "wdir": "../..",
         "cmd": f"varietal run {variant} {RECORDS}",
-        "deps": [str(artifact_record(variant, node.address.stage)) for node in nodes],
+        "deps": [beside_of(node.address) for node in nodes],
     }
-    metrics: JSON = [f"{RECORDS}/{git_record(variant, node.address.stage).name}" for node in nodes]
+    home = f"{pipeline_file(variant).parent}/"
+    metrics: JSON = [copy_of(node.address).removeprefix(home) for node in nodes]
     return HEAD + _dump({"stages": stages, "metrics": metrics}, variant)
 
 
@@ -90,10 +97,7 @@ def _stage(node: Node) -> dict[str, JSON]:
         stage["deps"] = [*deps]
     files = _unique(file for file, _ in node.params)
     stage["params"] = [{file: [key for other, key in node.params if other == file]} for file in files]
-    stage["outs"] = [
-        str(artifact_folder(address.variant, address.stage)),
-        str(artifact_record(address.variant, address.stage)),
-    ]
+    stage["outs"] = [folder_of(address), beside_of(address)]
     return stage
 
 
@@ -101,7 +105,7 @@ def _dependency(edge: Edge) -> str:
     """A data file, or an artifact's folder; never its record, whose times differ from build to build."""
     if isinstance(edge.source, DataFile):
         return edge.source.path
-    return str(artifact_folder(edge.source.variant, edge.source.stage))
+    return folder_of(edge.source)
 
 
 def _unique(values: Iterable[str]) -> list[str]:
@@ -109,18 +113,7 @@ def _unique(values: Iterable[str]) -> list[str]:
 
 
 def _dump(document: Mapping[str, JSON], variant: str) -> str:
-    import yaml  # noqa: PLC0415 - not needed where only addresses are
-
-    from registry.yaml12 import is_text  # noqa: PLC0415 - needs yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Writes YAML 1.1; what 1.2, which DVC reads, takes for something else than text is put in quotes."""
-
-        def represent_str(self, data: str) -> yaml.ScalarNode:
-            return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if is_text(data) else "'")
-
-    Dumper.add_representer(str, Dumper.represent_str)
-    text: str = yaml.dump(dict(document), Dumper=Dumper, sort_keys=False, default_flow_style=False, width=1 << 20)
+    text = pipeline_text(document)
     if "${" in text:
         raise InvalidError(
             "a path holds '${', which DVC takes for a variable",

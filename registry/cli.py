@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from registry.canonical import pretty
 from registry.errors import InvalidError, NotFoundError
+from registry.terminal import Command, Group, Json, RefText, open_repository, open_store, print_report, say
+from registry.verbs import changelog, describe, move, pull, withdraw
 
 if TYPE_CHECKING:
-    from typer._click import Context
-
     from registry.digest import Digest
     from registry.history import Repository
     from registry.index import Index
     from registry.lineage import Lineage
-    from registry.published import Published
-    from registry.releases import NewTag
-    from registry.remote import Source
-    from registry.report import Match, Report
-    from registry.store import Store
+    from registry.report import Match
 
 __all__ = ["Group", "RefText", "open_store", "print_report", "register"]
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-RefText = Annotated[
-    str, typer.Argument(metavar="REF", help="name@v1.2.0, name#channel, name:stage, name:stage@revision or sha256:...")
-]
-
-
-class _Command(TyperCommand):
-    """A verb that starts fast."""
-
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """The option ``--help``, which is off where it is not given; Typer would load pydantic to find that out."""
-        return _off(super().get_help_option(ctx))
-
-
-class Group(TyperGroup):
-    """The command, starting fast."""
-
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """The option ``--help``, as for a verb."""
-        return _off(super().get_help_option(ctx))
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a command."""
-    for verb in (_list, _show, _log, _lineage, _find, _promote, _rollback, _pull, _index):
-        app.command(verb.__name__.removeprefix("_"), cls=_Command)(verb)
-
-
-def open_store() -> Store:
-    """The local content store: the folder that VARIETAL_STORE names, else ``~/.cache/varietal``."""
-    from registry.store import Store
-
-    return Store(_cache_folder())
+    for verb in (_list, _show, _log, _lineage, _find, _index):
+        app.command(verb.__name__.removeprefix("_"), cls=Command)(verb)
+    for verbs in (move, withdraw, describe, pull, changelog):
+        verbs.register(app)
 
 
 def _list(*, json: Json = False) -> None:
     """List the variants: newest release, and what each channel points at."""
     from registry.refs import is_variant
     from registry.report import report_variants
+    from registry.signers import read_published
+    from registry.standing import standing
 
-    repository = _repository()
-    variants = [
-        path.parent.name for path in repository.root.glob("models/*/model.yaml") if is_variant(path.parent.name)
-    ]
-    published = _published(repository)
+    repository = open_repository()
+    names = [path.parent.name for path in repository.root.glob("models/*/model.yaml")]
+    variants = {name: standing(repository, name) for name in names if is_variant(name)}
+    published = read_published(repository)
+    for warning in published.warnings():
+        say(warning)
     for problem in published.problems():
-        _say(_harmless(f"left out, {problem.where}: {problem.what}"))
+        say(f"left out, {problem.where}: {problem.what}")
     print_report(report_variants(variants, published), json=json)
 
 
@@ -84,8 +52,13 @@ def _show(ref: RefText, *, json: Json = False) -> None:
     from registry.refs import parse
     from registry.report import report_record
     from registry.resolve import resolve
+    from registry.standing import standing
 
-    print_report(report_record(resolve(_repository(), parse(ref))), json=json)
+    repository = open_repository()
+    found = resolve(repository, parse(ref))
+    for warning in found.warnings:
+        say(warning)
+    print_report(report_record(found, standing(repository, found.record.variant).deprecated), json=json)
 
 
 def _log(
@@ -98,18 +71,22 @@ def _log(
     from registry.record import git_record, manifest_file
     from registry.refs import Channel, Stage, check_variant, parse
     from registry.report import report_log
+    from registry.signers import read_published
+    from registry.standing import standing
 
-    repository = _repository()
+    repository = open_repository()
     ref = parse(subject) if set(subject) & set("@#:") else None
     if isinstance(ref, Stage):
         commits = repository.log([str(git_record(ref.variant, ref.stage))], ref.revision or "HEAD")
         published = Published(releases={}, assignments={}, withdrawn=frozenset())
         report = report_log(ref.variant, published, commits)
     elif isinstance(ref, Channel):
-        report = report_log(ref.variant, _published(repository, ref.variant), (), ref.channel)
+        report = report_log(ref.variant, read_published(repository, ref.variant), (), ref.channel)
     elif ref is None:
-        folder = str(manifest_file(check_variant(subject)).parent)
-        report = report_log(subject, _published(repository, subject), repository.log([folder]))
+        formerly = standing(repository, check_variant(subject)).formerly
+        folders = [str(manifest_file(name).parent) for name in (subject, *formerly)]
+        published = read_published(repository, subject, *formerly)
+        report = report_log(subject, published, repository.log(folders), formerly=formerly)
     else:
         raise InvalidError(
             f"{subject} has no history of its own",
@@ -140,7 +117,7 @@ def _lineage(
     from registry.report import Report
     from registry.resolve import resolve
 
-    repository = _repository()
+    repository = open_repository()
     with Index.open(repository) as index:
         if down:
             lineage = _descendants(repository, index, ref)
@@ -162,7 +139,7 @@ def _find(
     from registry.report import report_matches
     from registry.tensor_tables import take_tensor_tables
 
-    repository = _repository()
+    repository = open_repository()
     prefix = _prefix(what)
     with Index.open(repository) as index:
         take_tensor_tables(index, repository, open_store())
@@ -172,109 +149,16 @@ def _find(
         raise _nothing_found(what)
 
 
-def _promote(
-    ref: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A release.")],
-    channel: Annotated[str, typer.Argument(help="The channel, such as prod.")],
-    *,
-    json: Json = False,
-) -> None:
-    """Point a channel at a release."""
-    from registry.refs import Version, parse
-    from registry.releases import promote
-
-    version = parse(ref)
-    if not isinstance(version, Version):
-        raise InvalidError(f"{ref} is not a release", where="varietal promote", mend="write name@v1.2.0")
-    repository = _repository()
-    _make(repository, promote(version, channel, _published(repository, version.variant)), json=json)
-
-
-def _rollback(
-    ref: Annotated[str, typer.Argument(metavar="NAME#CHANNEL", help="A channel.")],
-    *,
-    json: Json = False,
-) -> None:
-    """Point a channel back at the release before."""
-    from registry.refs import Channel, parse
-    from registry.releases import rollback
-
-    channel = parse(ref)
-    if not isinstance(channel, Channel):
-        raise InvalidError(f"{ref} is not a channel", where="varietal rollback", mend="write name#prod")
-    repository = _repository()
-    _make(repository, rollback(channel, _published(repository, channel.variant)), json=json)
-
-
-def _pull(
-    ref: RefText,
-    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
-    *,
-    repo: Annotated[str, typer.Option(help="Git URL, where there is no checkout here.")] = "",
-    remote: Annotated[str, typer.Option(help="DVC remote to ask; the default one if none.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace another artifact in the folder.")] = False,
-    json: Json = False,
-) -> None:
-    """Fetch an artifact into a folder that shows only when every byte is proven."""
-    from registry.mirror import mirror, remote_settings
-    from registry.pull import fetch
-    from registry.refs import parse
-    from registry.remote import DvcCache, DvcRemote
-    from registry.report import report_pull
-    from registry.resolve import resolve
-
-    repository = mirror(repo, _cache_folder() / "repositories") if repo else _repository()
-    found = resolve(repository, parse(ref))
-    with remote_settings(repository) if repo else nullcontext(repository.root) as root:
-        sources: list[Source] = [DvcRemote(root, remote)] if repo else [DvcCache(root), DvcRemote(root, remote)]
-        report = fetch(
-            found.record, found.listing_oid, folder, sources=sources, store=open_store(), say=_say, force=force
-        )
-    for note in report.notes:
-        _say(note)
-    print_report(report_pull(found, report), json=json)
-
-
 def _index(*, json: Json = False) -> None:
     """Bring the index up to date, with the tensors of every artifact that this machine has."""
     from registry.index import Index
     from registry.report import report_index
     from registry.tensor_tables import take_tensor_tables
 
-    repository = _repository()
+    repository = open_repository()
     with Index.open(repository) as index:
         refreshed = index.refresh()
         print_report(report_index(refreshed, take_tensor_tables(index, repository, open_store())), json=json)
-
-
-def _off(option: TyperOption | None) -> TyperOption | None:
-    if option is not None:
-        option.default = False
-    return option
-
-
-def _repository() -> Repository:
-    from registry.history import Repository
-
-    return Repository.open(Path.cwd())
-
-
-def _published(repository: Repository, variant: str = "") -> Published:
-    from registry.published import Published
-
-    patterns = (f"{variant}@*", f"{variant}#*") if variant else ()
-    return Published.read(repository.tags(*patterns, messages=True))
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("VARIETAL_STORE") or "~/.cache/varietal").expanduser()
-
-
-def _make(repository: Repository, tag: NewTag, *, json: bool) -> None:
-    from registry.report import report_tag
-
-    repository.create_tag(tag.name, tag.commit, tag.message)
-    print_report(report_tag(tag), json=json)
-    _say(f"next: `git push origin '{tag.name}'`")
 
 
 def _prefix(what: str) -> str:
@@ -350,19 +234,3 @@ def _nothing_found(what: str) -> Exception:
         where="the index of this repository",
         mend="fetch first; tensors are known of artifacts that were on this machine: `varietal index`",
     )
-
-
-def print_report(report: Report, *, json: bool) -> None:
-    """Print an answer, in the form that was asked for."""
-    text = pretty(report.json).decode() if json else "".join(f"{_harmless(line)}\n" for line in report.lines)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _harmless(line: str) -> str:
-    """A line that steers no terminal, whatever a commit or a record of others says in it."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry.canonical import JSON, decode
-from registry.published import Aim
+from registry.published import version_order
+from registry.sizes import format_size
+from registry.tag_message import Aim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from registry.pull import PullReport
     from registry.record import Record
     from registry.releases import NewTag
+    from registry.standing import Standing
     from registry.verify import Found
 
 __all__ = [
@@ -33,9 +36,6 @@ __all__ = [
     "report_tag",
     "report_variants",
 ]
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_STEP = 1024
 
 
 class Report(NamedTuple):
@@ -62,40 +62,65 @@ class Match:
     sightings: Sequence[Sighting]
 
 
-def report_variants(variants: Iterable[str], published: Published) -> Report:
-    """Every variant with a manifest or a release: its newest release and its channels."""
+def report_variants(variants: Mapping[str, Standing], published: Published) -> Report:
+    """Every variant with a manifest or a release: its newest release, its channels, and whether it is deprecated."""
     rows = []
+    withdrawn = sorted(published.withdrawn, key=lambda one: version_order(one.version))
     for variant in sorted({*variants, *published.releases}):
         versions = [one.version for one in published.releases.get(variant, ())]
-        rows.append((variant, versions, published.channels(variant)))
+        gone = [one.version for one in withdrawn if one.variant == variant]
+        deprecated = variants[variant].deprecated if variant in variants else ""
+        rows.append((variant, versions, gone, published.channels(variant), deprecated))
     value: JSON = [
-        {"variant": variant, "versions": [*versions], "channels": {**channels}} for variant, versions, channels in rows
+        {
+            "variant": variant,
+            "versions": [*versions],
+            "withdrawn": [*gone],
+            "channels": {**channels},
+            "deprecated": deprecated or None,
+            "declared": variant in variants,
+        }
+        for variant, versions, gone, channels, deprecated in rows
     ]
     table = [
-        (variant, versions[-1] if versions else "-", ", ".join(f"{name} {at}" for name, at in channels.items()))
-        for variant, versions, channels in rows
+        (
+            variant,
+            next((one for one in versions[::-1] if one not in gone), "-"),
+            ", ".join(f"{name} {at}" for name, at in channels.items()),
+            _remark(declared=variant in variants, deprecated=deprecated),
+        )
+        for variant, versions, gone, channels, deprecated in rows
     ]
     return Report(value, _columns(table))
 
 
-def report_record(found: Found) -> Report:
-    """All that a record says, and where it was found."""
+def _remark(*, declared: bool, deprecated: str) -> str:
+    """What a list says of a variant that is not as the others are."""
+    if not declared:
+        return "no longer declared here"
+    return f"deprecated: {deprecated}" if deprecated else ""
+
+
+def report_record(found: Found, deprecated: str = "") -> Report:
+    """All that a record says, and where it was found; and why its variant should no longer be used."""
     record = found.record
     value: JSON = {
         "ref": str(found.ref),
         "commit": found.commit or None,
         "version": found.version or None,
+        "deprecated": deprecated or None,
         "record": decode(found.record_bytes, where=record.ref),
     }
     summary = record.artifact
     facts = [
         ("ref", f"{found.ref}{f' is {record.variant}@{found.version}' if found.version else ''}"),
+        *([("deprecated", deprecated)] if deprecated else []),
         ("stage", f"{record.ref} ({record.kind}, recipe {record.action.recipe})"),
         ("commit", found.commit or "work tree"),
         ("artifact", f"{summary.type} {summary.digest}"),
         ("weights", str(summary.weights_digest or "none")),
         ("action", str(record.action.digest)),
-        ("size", f"{_size(summary.size_bytes)} in {len(summary.files)} files"),
+        ("size", f"{format_size(summary.size_bytes)} in {len(summary.files)} files"),
         *(("from", f"{one.role} {one.source} {one.digest}") for one in record.inputs),
         *(("component", _component(record, place)) for place in range(len(record.components))),
         *(("metric", f"{label}: {_metric(values)}") for label, values in sorted(record.metrics.items())),
@@ -108,8 +133,19 @@ def report_record(found: Found) -> Report:
     return Report(value, _columns(facts))
 
 
-def report_log(variant: str, published: Published, commits: Iterable[Commit], channel: str = "") -> Report:
-    """What happened to a variant, newest first: its commits, its releases, where its channels pointed."""
+def report_log(
+    variant: str, published: Published, commits: Iterable[Commit], channel: str = "", *, formerly: Sequence[str] = ()
+) -> Report:
+    """What happened to a variant, newest first: its commits, its releases, where its channels pointed.
+
+    Args:
+        variant: The variant.
+        published: Releases and channels.
+        commits: Commits that changed it.
+        channel: The one channel to tell of; empty for all, with the releases.
+        formerly: Names that it had before.
+    """
+    names = (variant, *formerly)
     events: list[tuple[datetime, dict[str, JSON], str]] = [
         (
             one.committed,
@@ -122,15 +158,19 @@ def report_log(variant: str, published: Published, commits: Iterable[Commit], ch
         events += [
             (
                 one.created,
-                {"event": "release", "commit": one.commit, "version": one.version},
+                {"event": "release", "commit": one.commit, "variant": one.variant, "version": one.version},
                 f"release  {one.commit[:12]}  {one.ref}",
             )
-            for one in published.releases.get(variant, ())
+            for name in names
+            for one in published.releases.get(name, ())
         ]
-    for one in published.assignments.get(variant, ()):
+    latest: dict[str, datetime] = {}
+    for one in (one for name in names for one in published.assignments.get(name, ())):
         if channel in ("", one.channel):
             value, text = _move(one)
-            events.append((one.created, value, text))
+            # By number, whatever the clock said: one that was behind does not put a move before the one it follows.
+            latest[one.variant] = max(latest.get(one.variant, one.created), one.created)
+            events.append((latest[one.variant], {**value, "time": one.created.isoformat()}, text))
     events.sort(key=lambda event: event[0])
     ordered = events[::-1]  # of equal times, what is listed later comes first
     rows: JSON = [{"time": time.isoformat(), **value} for time, value, _ in ordered]
@@ -144,6 +184,7 @@ def _move(one: Assignment) -> tuple[dict[str, JSON], str]:
     value: dict[str, JSON] = {
         "event": "rollback" if aim.rollback else "promote",
         "commit": one.commit,
+        "variant": one.variant,
         "version": aim.version or None,
         "channel": one.channel,
         "number": one.number,
@@ -190,8 +231,9 @@ def report_proof(found: Found, folder: str, steps: Sequence[str], *, signed: boo
         "folder": folder or None,
         "tag_signature_verified": signed,
         "steps": [*found.steps, *steps],
+        "warnings": [*found.warnings],
     }
-    lines = [*found.steps, *steps]
+    lines = [*found.steps, *steps, *found.warnings]
     if signed is not None:
         lines.append("the tag's signature " + ("holds" if signed else "is missing, or git knows no key for it"))
     return Report(value, lines)
@@ -203,8 +245,8 @@ def report_tag(tag: NewTag) -> Report:
     return Report({"tag": tag.name, "commit": tag.commit}, [f"{tag.name}: {line}, commit {tag.commit}"])
 
 
-def report_pull(found: Found, report: PullReport) -> Report:
-    """What a pull moved and what it had."""
+def report_pull(found: Found, report: PullReport, deprecated: str = "") -> Report:
+    """What a pull moved and what it had; and why the variant should no longer be used."""
     value: JSON = {
         "ref": str(found.ref),
         "commit": found.commit or None,
@@ -217,11 +259,12 @@ def report_pull(found: Found, report: PullReport) -> Report:
         "kept": report.kept,
         "base": None if report.base is None else {"source": report.base.source, "digest": str(report.base.digest)},
         "notes": [*report.notes],
+        "deprecated": deprecated or None,
     }
     done = "is there already" if report.kept else "pulled"
     lines = [
         f"{found.ref} {done}: {found.record.artifact.type} {report.digest} in {report.target}",
-        f"moved {_size(report.moved_bytes)}, had {_size(report.had_bytes)}",
+        f"moved {format_size(report.moved_bytes)}, had {format_size(report.had_bytes)}",
     ]
     if report.base is not None:
         lines.append(f"it needs its base beside it: {report.base.source} {report.base.digest}")
@@ -261,13 +304,6 @@ def _plain(value: JSON) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_plain, value))}]"
     return "none" if value is None else str(value)
-
-
-def _size(size_bytes: int) -> str:
-    value, unit = float(size_bytes), 0
-    while value >= _STEP and unit < len(_UNITS) - 1:
-        value, unit = value / _STEP, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{size_bytes} B"
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

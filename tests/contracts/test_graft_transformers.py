@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,7 +19,7 @@ from transformers import (
 
 from builder.stages.graft import graft
 from builder.weight_stages import GraftStage, HeadSettings, RopeSettings, VocabularySettings
-from builder.weights.family import FAMILIES
+from builder.weights.family import FAMILIES, ties_words
 from builder.weights.folder import read_model
 from builder.weights.layout import write_contents
 from registry.artifact import Artifact
@@ -128,6 +129,13 @@ def logits(model: Any, row: torch.Tensor = ROW) -> torch.Tensor:  # noqa: ANN401
 
 
 # Every family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_tied_where_its_configuration_is_by_default(name: str) -> None:
+    assert FAMILIES[name].tied == CONFIG_MAPPING[name]().tie_word_embeddings
+    assert ties_words({"model_type": name}) == FAMILIES[name].tied
+    assert not ties_words({"model_type": name, "tie_word_embeddings": False})
 
 
 @pytest.mark.parametrize("name", FAMILIES)

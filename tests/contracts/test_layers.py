@@ -8,14 +8,20 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from builder.kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _HEAVY: Final = frozenset(
     {"accelerate", "datasets", "dvc", "git", "jsonschema", "numpy", "peft", "ruamel", "torch", "transformers", "trl"}
 )
+_TRAINING: Final = frozenset({"accelerate", "datasets", "peft", "transformers", "trl"})
 _PRINT_MODULES: Final = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
 _RUN_VERB: Final = f"""
 import atexit, io, sys
@@ -82,12 +88,18 @@ def test_the_whole_command_loads_nothing_heavy() -> None:
         ("list", "--json"),
         ("lint",),
         ("compile", "--check"),
+        ("upgrade", "--check"),
+        ("doctor",),
         ("log", "counter"),
+        ("changelog", "counter"),
         ("show", "counter:final"),
         ("lineage", "counter:final"),
         ("find", "sha256:00000000"),
         ("verify", "counter:final"),
         ("gate", "counter"),
+        ("plan",),
+        ("plan", "--json"),
+        ("plan", "--markdown", "--against", "HEAD"),
     ],
     ids=" ".join,
 )
@@ -102,3 +114,79 @@ def test_a_light_verb_loads_only_the_base_install(arguments: tuple[str, ...]) ->
 def _brought_by_the_environment() -> frozenset[str]:
     """What a bare Python of this environment holds already, through `.pth` files."""
     return _loaded_by(_PRINT_MODULES)
+
+
+# Each stage that makes weights, in a process of its own that has loaded torch and no more: a fork of the one that made
+# the models. Its models, with their tokenizers, come from this test; the word `wordy` is of one with other tokens.
+_RUN_STAGES: Final = """
+import json, os, sys, traceback
+from pathlib import Path
+
+from registry.artifact import Artifact
+from tests.staged import inputs_of, node_of, run_node
+from tests.workshop import HIDDEN, QUERY, Workshop, llama, lora
+
+root, stages = Path(sys.argv[1]), json.loads(sys.argv[2])
+shop = Workshop(root=root)
+config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "vocab_size": 16, "initializer_range": 0.02}
+folders = {}
+for name, letters, tensors in (
+    ("base", "abcdefghijkmnpxy", llama()),
+    ("one", "abcdefghijkmnpxy", {key: value * 2 for key, value in llama().items()}),
+    ("wordy", "bacdefghijkmnpxz", {key: value * 3 for key, value in llama().items()}),
+):
+    folders[name] = shop.model(tensors, **config)
+    table = {"type": "BPE", "vocab": {letter: number for number, letter in enumerate(letters)}, "merges": []}
+    parts = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    (folders[name] / "tokenizer.json").write_text(json.dumps({"added_tokens": [], **parts, "model": table}))
+    (folders[name] / "artifact.json").unlink()
+    Artifact.from_folder(folders[name], "model").write(folders[name])
+for seed, name in enumerate(("tone", "voice")):
+    folders[name] = shop.adapter(folders["base"], lora({QUERY: (HIDDEN, HIDDEN)}, seed=seed))
+models, adapters = ("one", "wordy"), ("tone", "voice")
+sys.stdout.flush()
+for name, stage in stages.items():
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            node = node_of(stage, models=models, adapters=adapters)
+            run_node(node, inputs_of(node, folders), root / f"out {name}")
+            print(json.dumps([name, sorted({module.split(".")[0] for module in sys.modules})]), flush=True)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+_WEIGHTS_STAGES: Final[dict[str, dict[str, Any]]] = {
+    "fold": {"kind": "fold", "from": "base", "adapters": {"tone": 1.0, "voice": 0.5}},
+    "fuse": {"kind": "fuse", "adapters": {"tone": 1.0, "voice": 0.5}, "method": "ties", "rank": 2},
+    "blend": {"kind": "blend", "method": "ties", "models": {"one": 1.0}, "against": "base"},
+    "blend union": {"kind": "blend", "method": "linear", "models": {"one": 1.0, "wordy": 1.0}, "tokenizer": "union"},
+    "extract": {"kind": "extract", "from": "one", "against": "base", "rank": 2, "rest": "save"},
+    "graft": {"kind": "graft", "from": "base", "vocabulary": {"tokens": ["abx"]}, "layers": ["0", "0-1"]},
+    "graft head": {"kind": "graft", "from": "base", "head": {"type": "reward", "pad": "a"}},
+    "cast": {"kind": "cast", "from": "base", "dtype": "float32"},
+}
+
+
+@pytest.fixture(scope="module")
+def loaded_by_stage(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, frozenset[str]]:
+    """Top-level modules that a process holds after it ran one stage."""
+    arguments = [sys.executable, "-c", _RUN_STAGES, str(tmp_path_factory.mktemp("stages")), json.dumps(_WEIGHTS_STAGES)]
+    done = subprocess.run(arguments, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name: frozenset(modules) for name, modules in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("stage", _WEIGHTS_STAGES)
+def test_a_stage_that_makes_weights_loads_torch_and_nothing_of_the_training_stack(
+    loaded_by_stage: Mapping[str, frozenset[str]], stage: str
+) -> None:
+    assert "torch" in loaded_by_stage[stage]
+    assert not loaded_by_stage[stage] & _TRAINING
+
+
+def test_every_kind_that_makes_weights_is_asked() -> None:
+    assert {stage["kind"] for stage in _WEIGHTS_STAGES.values()} == {name for name, one in KINDS.items() if one.weights}

@@ -28,6 +28,8 @@ MANIFEST = yaml12.load(
     f"""
 schema: 1
 description: x
+deprecated: use other
+formerly: [helper, clerk]
 base: tiny
 adapters:
   hub: {{hub: acme/concise, revision: "{COMMIT}", base: tiny}}
@@ -86,7 +88,7 @@ defaults:
 ).value
 
 KEYS = """
-    schema base adapters data stages release checks defaults kind from adapter targets train epochs steps batch hub path
+    schema deprecated formerly base adapters data stages release checks defaults kind from adapter targets train epochs steps batch hub path
     revision sha256 variant stage digest metric metrics turns min max max_increase against components layers tensors
     exclude format sft fold import tone Tone records mine bits_per_byte recipes bases x-y x_y
 """.split()  # noqa: SIM905 - a list of so many words is easier to read without their quotes

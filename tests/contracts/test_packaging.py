@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import registry
+from builder.start.packaged import constraints
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _PROJECT: Final = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
@@ -32,6 +33,12 @@ def test_the_base_install_stays_small() -> None:
 
 def test_the_two_places_of_the_version_agree() -> None:
     assert registry.__version__ == _PROJECT["version"]
+
+
+def test_a_wheel_carries_the_versions_that_the_tool_is_tested_with() -> None:
+    wheel = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"constraints.txt": "builder/start/constraints.txt"}
+    assert constraints().splitlines()[1:] == _PINS
 
 
 def test_every_action_is_pinned_by_commit() -> None:

@@ -14,7 +14,7 @@ from registry.action import Action, ActionInput
 from registry.artifact import Artifact, FileEntry, TensorEntry
 from registry.digest import digest_bytes
 from registry.errors import InvalidError
-from registry.record import ArtifactSummary, ComponentChange, Record, RecordInput
+from registry.record import ArtifactSummary, ComponentChange, Record, RecordInput, Renumbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +50,7 @@ RECORD = Record(
     depends_on=("card",),
     notes=("rebased",),
     reused_from="other:final",
+    renumbered=(Renumbered(digest=A, what="tokens"),),
 )
 OTHERS: tuple[Any, ...] = (
     None,

@@ -12,9 +12,10 @@ import pytest
 from builder.cli import app
 from registry.cli import open_store
 from registry.errors import ConflictError, InvalidError, NotFoundError
-from registry.published import Promise, Published, release_message
+from registry.published import Published
 from registry.refs import Version
 from registry.report import report_variants
+from registry.tag_message import Promise, release_message
 from tests.repositories import Team, data_input, git, input_from
 
 if TYPE_CHECKING:
@@ -84,8 +85,15 @@ def test_list(call: Callable[..., str], ask: Callable[..., JSON]) -> None:
     call("promote", "support@v1.1.0", "prod")
     assert call("list").splitlines() == ["draft    -", "support  v1.1.0  prod v1.1.0"]
     assert ask("list") == [
-        {"variant": "draft", "versions": [], "channels": {}},
-        {"variant": "support", "versions": ["v1.0.0", "v1.1.0"], "channels": {"prod": "v1.1.0"}},
+        {"variant": "draft", "versions": [], "withdrawn": [], "channels": {}, "deprecated": None, "declared": True},
+        {
+            "variant": "support",
+            "versions": ["v1.0.0", "v1.1.0"],
+            "withdrawn": [],
+            "channels": {"prod": "v1.1.0"},
+            "deprecated": None,
+            "declared": True,
+        },
     ]
 
 
@@ -116,7 +124,7 @@ def test_a_folder_that_no_variant_can_be_called_is_not_listed(team: Team, ask: C
 
 
 def test_list_of_nothing() -> None:
-    report = report_variants([], Published.read([]))
+    report = report_variants({}, Published.read([]))
     assert (report.json, [*report.lines]) == ([], [])
 
 
@@ -217,11 +225,11 @@ def test_the_log_of_nothing_is_not_found(call: Callable[..., str]) -> None:
 
 def test_promote_and_rollback(team: Team, ask: Callable[..., JSON]) -> None:
     commit = team.repository.resolve("support@v1.0.0")
-    assert ask("promote", "support@v1.0.0", "prod") == {"tag": "support#prod#1", "commit": commit}
+    assert ask("promote", "support@v1.0.0", "prod") == {"tag": "support#prod#1", "commit": commit, "written": []}
     with pytest.raises(ConflictError):
         ask("promote", "support@v1.0.0", "prod")
     ask("promote", "support@v1.1.0", "prod")
-    assert ask("rollback", "support#prod") == {"tag": "support#prod#3", "commit": commit}
+    assert ask("rollback", "support#prod") == {"tag": "support#prod#3", "commit": commit, "written": []}
     for verb, ref in (("promote", "support:final"), ("rollback", "support@v1.0.0")):
         with pytest.raises(InvalidError):
             ask(verb, ref, *(["prod"] if verb == "promote" else []))

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from registry.published import Promise, Published, release_message
+from registry.published import Published
 from registry.refs import Channel, Version
 from registry.releases import promote, rollback
+from registry.tag_message import Promise, release_message
 from tests.repositories import Team
 
 GTO = str(Path(sys.executable).with_name("gto"))

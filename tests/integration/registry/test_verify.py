@@ -11,11 +11,12 @@ import pytest
 
 from registry.artifact import Artifact
 from registry.errors import ConflictError, DigestMismatchError, InvalidError, NotFoundError
-from registry.published import Promise, Published, release_message
+from registry.published import Published
 from registry.record import git_record, lock_file
 from registry.refs import ByDigest, Channel, Stage, Version
 from registry.releases import promote
 from registry.resolve import resolve
+from registry.tag_message import Promise, release_message
 from registry.verify import prove_folder
 from tests.repositories import Team, make_record
 

@@ -65,3 +65,22 @@ def test_the_runner_asks_for_a_gpu_that_is_not_there() -> None:
         "  where: .varietal/runner.yaml: device\n"
         "  mend: write `device: auto`, or run on a machine with a GPU and a CUDA build of torch"
     )
+
+
+def test_a_stage_that_gains_little_from_a_gpu_takes_one_only_when_asked() -> None:
+    found = run(
+        "import json\n"
+        "import torch\n"
+        "from builder.environment import prepare\n"
+        "from builder.runner import Runner\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.get_device_name = lambda: 'card'\n"
+        "table = {(device, gain): prepare(Runner(device=device), gain=gain).kind\n"
+        "    for device in ('auto', 'cpu', 'cuda') for gain in ('much', 'little', 'none')}\n"
+        "print(json.dumps([[*key, kind] for key, kind in table.items()]))"
+    )
+    assert {(device, gain) for device, gain, kind in found if kind == "cuda"} == {
+        ("auto", "much"),
+        ("cuda", "much"),
+        ("cuda", "little"),
+    }

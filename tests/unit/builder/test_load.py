@@ -389,7 +389,10 @@ def test_a_manifest_without_base_has_no_base_to_start_from(root: Path) -> None:
         ("{stage: scr, metric: loss, max: 1}", "[0].stage: unknown stage 'scr' / did you mean 'score'?"),
         (
             "{stage: toned, metric: loss, max: 1}",
-            "[0].stage: 'toned' is a fold stage, and measures nothing / name an evaluate stage",
+            (
+                "[0].stage: 'toned' is a fold stage, and measures nothing / "
+                "name a stage of kind evaluate, fuse, extract or cast"
+            ),
         ),
         ("{stage: score, metric: lss, max: 1}", "[0].metric: unknown label 'lss' of score / did you mean 'loss'?"),
         ("{stage: score, metric: zz, max: 1}", "[0].metric: unknown label 'zz' of score / labels of score: loss"),

@@ -453,6 +453,102 @@ def test_what_cannot_be_said_is_refused_by_line_and_key(text: str, expected: lis
         assert found == expected
 
 
+PAIR = """\
+merge_method: {method}
+{base}models:
+- model: acme/a
+- model: acme/b
+{rest}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            (
+                "merge_method: linear\nmodels:\n- {model: acme/a, parameters: {weight: 1}}\n"
+                "- model: acme/b\n  parameters:\n    weight: 5000\n"
+            ),
+            [
+                (
+                    "6: models[1].parameters.weight: expected a number from -1000 to 1000, got 5000.0 / "
+                    "write what is expected: a manifest takes nothing else"
+                )
+            ],
+        ),
+        (
+            (
+                "merge_method: linear\nmodels:\n- {model: acme/a, parameters: {weight: 1}}\n- model: acme/b\n"
+                "parameters:\n  weight:\n  - {filter: mlp, value: 5000}\n  - value: 1\n"
+            ),
+            [
+                (
+                    "6: parameters.weight: expected a number from -1000 to 1000, got 5000.0 / "
+                    "write what is expected: a manifest takes nothing else"
+                )
+            ],
+        ),
+        (
+            (
+                "merge_method: ties\nbase_model: acme/a\nmodels:\n"
+                "- {model: acme/b, parameters: {weight: 1, density: 1.5}}\n"
+            ),
+            [
+                (
+                    "4: models[0].parameters.density: expected a number from 0 to 1, got 1.5 / "
+                    "write what is expected: a manifest takes nothing else"
+                )
+            ],
+        ),
+        (
+            PAIR.format(method="karcher", base="", rest="parameters:\n  max_iter: 0\n"),
+            [
+                (
+                    "6: parameters.max_iter: expected an integer from 1 to 10000, got 0.0 / "
+                    "write what is expected: a manifest takes nothing else"
+                )
+            ],
+        ),
+        (
+            PAIR.format(method="karcher", base="", rest="parameters: {tol: 1e-6, max_iter: 2.5}\n"),
+            [
+                (
+                    "5: parameters.max_iter: expected an integer from 1 to 10000, got 2.5 / "
+                    "write what is expected: a manifest takes nothing else"
+                )
+            ],
+        ),
+        (
+            (
+                "merge_method: linear\nmodels:\n- {model: acme/a, parameters: {weight: 1}}\n"
+                "- {model: acme/b, parameters: {weight: -1}}\n"
+            ),
+            ["1: : linear divides by the sum of the weights, which is 0 / give them other weights"],
+        ),
+        (
+            "merge_method: passthrough\nmodels:\n- model: " + "a" * 5000 + "\n",
+            [
+                (
+                    "3: models[0].model: a name of 5000 characters, which is longer than any path / "
+                    "write organisation/name, or the path of a folder of the repository"
+                )
+            ],
+        ),
+        (
+            "merge_method: passthrough\nmodels:\n- model: acme/" + "a" * 300 + "+acme/b\n",
+            [
+                (
+                    "3: models[0].model: a name of 305 characters, which is longer than any path / "
+                    "write organisation/name, or the path of a folder of the repository"
+                )
+            ],
+        ),
+    ],
+)
+def test_what_a_manifest_would_refuse_is_told_in_the_file_it_came_from(text: str, expected: list[str]) -> None:
+    assert faults(text) == expected
+
+
 def test_an_empty_file_holds_no_merge() -> None:
     with pytest.raises(InvalidError) as caught:
         translate("# nothing\n---\n", "merge.yml")

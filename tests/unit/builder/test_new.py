@@ -8,7 +8,7 @@ import pytest
 
 from builder import new as module
 from builder.load import load
-from builder.new import new, new_from_mergekit
+from builder.new import copy, new, new_from_mergekit
 from builder.sources import folder_pin
 from registry import yaml12
 from registry.errors import ConflictError, InvalidError, NotFoundError, TransportError
@@ -86,6 +86,55 @@ def test_a_variant_is_never_written_over(root: Path) -> None:
         assert caught.value.what == "models/support exists"
 
 
+def test_a_repository_with_schemas_tells_editors_of_them(root: Path) -> None:
+    (root / "schema").mkdir()
+    (root / "schema/model.json").write_text("{}")
+    new(root, "support")
+    first, second = (root / "models/support/model.yaml").read_text().splitlines()[:2]
+    assert first == "# yaml-language-server: $schema=../../schema/model.json"
+    assert second == "schema: 1"
+    assert (root / "models/support" / first.partition("=")[2]).resolve() == root / "schema/model.json"
+
+
+COPIED = """\
+# For those who stand at the counter.
+schema: 1
+description: >-
+  The first one,
+  at length.
+deprecated: use another
+formerly: [helper]
+base: tiny  # the small one
+stages:
+  # one stage
+  final: {kind: cast, from: base, dtype: bfloat16}
+release: final
+"""
+
+
+def test_a_copy_keeps_everything_but_what_the_other_says_of_itself(root: Path) -> None:
+    (root / "models/support").mkdir(parents=True)
+    (root / "models/support/model.yaml").write_text(COPIED)
+    started = copy(root, "other", "support")
+    assert started.lines() == ["wrote models/other/model.yaml"]
+    assert (root / "models/other/model.yaml").read_text() == COPIED.replace(
+        ">-\n  The first one,\n  at length.\ndeprecated: use another\nformerly: [helper]\n",
+        "Copied from support. Say what it is for.\n",
+    )
+    workspace = load(root)
+    assert workspace.manifests["other"].stages == workspace.manifests["support"].stages
+
+
+def test_what_is_not_there_cannot_be_copied(root: Path) -> None:
+    new(root, "support")
+    with pytest.raises(NotFoundError) as caught:
+        copy(root, "other", "suport")
+    assert str(caught.value) == (
+        "there is no variant 'suport'\n  where: models/suport/model.yaml\n  mend: did you mean 'support'?"
+    )
+    assert not (root / "models/other").exists()
+
+
 MERGE = f"""\
 models:
 - model: sources/one
@@ -100,6 +149,7 @@ dtype: bfloat16
 def test_a_mergekit_file_becomes_a_manifest_and_what_params_lacks(root: Path) -> None:
     (root / "sources/one").mkdir(parents=True)
     (root / "sources/one/config.json").write_text("{}")
+    (root / "sources/one/model.safetensors").write_bytes(b"weights")
     started = new_from_mergekit(root, "merged", merge(root, MERGE))
     pin = folder_pin(root / "sources/one").hex
     assert started.lines() == [
@@ -171,6 +221,17 @@ def test_a_model_that_is_nowhere_is_refused_and_nothing_is_written(root: Path) -
         "  where: ./sources/gone\n"
         "  mend: write its path from the root of the repository, or copy it there"
     )
+    assert not (root / "models").exists()
+
+
+def test_a_number_that_no_manifest_takes_is_refused_and_nothing_is_written(root: Path) -> None:
+    file = merge(root, "models: [{model: lab/tiny, parameters: {weight: 5000}}]\nmerge_method: linear\n")
+    with pytest.raises(InvalidError) as caught:
+        new_from_mergekit(root, "merged", file)
+    assert "models[0].parameters.weight: expected a number from -1000 to 1000, got 5000.0" in str(caught.value)
+    file = merge(root, f"models: [{{model: {'a' * 5000}}}]\nmerge_method: passthrough\n")
+    with pytest.raises(InvalidError, match="a name of 5000 characters, which is longer than any path"):
+        new_from_mergekit(root, "merged", file)
     assert not (root / "models").exists()
 
 

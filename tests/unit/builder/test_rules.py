@@ -118,3 +118,63 @@ def test_stages_of_weights_are_judged_before_anything_is_built(tmp_path: Path, s
             f"{one.key.removeprefix('stages.x').removeprefix('.')}: {one.problem} / {one.mend}" for one in error.faults
         ]
     assert [one for one in found if not one.startswith("release: ")] == said
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        ("{stage: small, metric: relative_rms, max: 0.01}", []),
+        ("{stage: small, metric: largest_error_attention-query, max: 0.01}", []),
+        ("{stage: both, metric: error, max: 0.01}", []),
+        ("{stage: moved, metric: error-mlp-down, max: 0.01}", []),
+        ("{stage: moved, metric: rank, max: 8}", []),
+        (
+            "{stage: small, metric: relative_rsm, max: 0.01}",
+            ["metric: unknown label 'relative_rsm' of small / did you mean 'relative_rms'?"],
+        ),
+        (
+            "{stage: moved, metric: error-mlp, max: 1}",  # the record has its parts, and not the whole
+            ["metric: unknown label 'error-mlp' of moved / did you mean 'error-mlp-up'?"],
+        ),
+        (
+            "{stage: small, metric: relative_rms, max_increase: 0.01}",
+            [
+                (
+                    "max_increase: 'relative_rms' is what 'small' itself cost, and is compared with nothing / "
+                    "write `min` or `max`"
+                )
+            ],
+        ),
+        (
+            "{stage: grown, metric: error, max: 1}",
+            [
+                (
+                    "stage: 'grown' is a graft stage, and measures nothing / "
+                    "name a stage of kind evaluate, fuse, extract or cast"
+                )
+            ],
+        ),
+    ],
+)
+def test_a_check_bounds_what_a_stage_of_weights_cost(tmp_path: Path, bound: str, said: list[str]) -> None:
+    (tmp_path / "params.yaml").write_text(
+        "bases: {tiny: {path: x, sha256: " + "a" * 64 + "}}\n"
+        "recipes: {import: 1, fuse: 1, extract: 1, graft: 1, cast: 1}\n"
+    )
+    (tmp_path / "models/grain").mkdir(parents=True)
+    (tmp_path / "models/grain/model.yaml").write_text(
+        "base: tiny\n"
+        "adapters: {tone: {path: y, sha256: " + "b" * 64 + ", base: tiny}}\n"
+        "stages:\n"
+        "  small: {kind: cast, from: base, dtype: bfloat16}\n"
+        "  moved: {kind: extract, from: small, against: base, rank: 8}\n"
+        "  both: {kind: fuse, adapters: {tone: 1.0, moved: 1.0}, method: linear}\n"
+        "  grown: {kind: graft, from: base, untie: true}\n"
+        f"release: small\nchecks: [{bound}]\n"
+    )
+    found: list[str] = []
+    try:
+        load(tmp_path)
+    except InvalidError as error:
+        found = [f"{one.key.removeprefix('checks[0].')}: {one.problem} / {one.mend}" for one in error.faults]
+    assert found == said

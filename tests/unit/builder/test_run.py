@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from builder import run
 from builder.graph import Address, build_graph
 from builder.load import load
-from builder.room import artifact_bytes
+from builder.room import artifact_bytes, check_room
+from builder.stage import Input
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
 from registry.errors import InvalidError, MachineError
@@ -20,9 +22,9 @@ from registry.record import ComponentChange, RecordInput
 from tests.simulator import make_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from registry.canonical import JSON
     from registry.index import Index
+    from registry.record import Record
     from registry.store import Store
 
 GROWN = Address(variant="grain", stage="grown")
@@ -68,22 +70,71 @@ def test_names_and_places_decide_nothing(root: Path) -> None:
 
 def test_a_pinned_release_keeps_its_inputs_when_it_is_shown_after_a_kill(root: Path) -> None:
     job = prepared(root)
-    given = RecordInput(role="from", name="base", digest=digest_bytes(b"x"), weights_digest=None, source="a:b")
+    kept = RecordInput(role="from", name="base", digest=digest_bytes(b"x"), weights_digest=None, source="a:b")
     empty = Artifact(type="model", files=(), tensors=())
-    record = replace(make_record(empty), inputs=(given,))
+    record = replace(make_record(empty), inputs=(kept,))
     pinned = run._Job(root=root, node=job.node, inputs=(), action=job.action)
-    assert run._own(record, pinned).inputs == (given,)
+    assert run._own(record, pinned).inputs == (kept,)
     assert run._own(record, pinned).ref == "grain:grown"
     assert [one.source for one in run._own(record, job).inputs] == ["data:rows.jsonl"]
 
 
-def test_what_did_a_change_is_named_as_this_manifest_names_it(root: Path) -> None:
+def given(name: str, seed: bytes, role: str = "adapter", **settings: JSON) -> Input:
+    digest = digest_bytes(seed)
+    return Input(
+        role=role,
+        name=name,
+        path=Path(),
+        digest=digest,
+        artifact=None,
+        format="",
+        settings=settings,
+        source=f"x:{name}",
+    )
+
+
+def owned(root: Path, kind: str, theirs: tuple[Input, ...], ours: tuple[Input, ...], by: str, *notes: str) -> Record:
+    """A record of `theirs`, taken over by a stage that calls its inputs `ours`."""
     job = prepared(root)
-    own = job.inputs[0]
-    theirs = RecordInput(role=own.role, name="lines", digest=own.digest, weights_digest=None, source="data:x")
-    change = ComponentChange(component="mlp", change="added", layers="0", tensors=1, by="lines, pretrain")
-    record = replace(make_record(Artifact(type="model", files=(), tensors=())), inputs=(theirs,), components=(change,))
-    assert [one.by for one in run._own(record, job).components] == [f"{own.name}, pretrain"]
+    made = make_record(Artifact(type="model", files=(), tensors=()))
+    change = ComponentChange(component="mlp", change="added", layers="0", tensors=1, by=by)
+    record = replace(
+        made,
+        action=replace(made.action, kind=kind),
+        inputs=run._recorded(theirs),
+        components=(change,),
+        notes=notes,
+    )
+    return run._own(record, replace(job, inputs=ours))
+
+
+def test_what_did_a_change_is_named_as_this_manifest_names_it(root: Path) -> None:
+    theirs = (given("base", b"base", "from"), given("tone", b"1"), given("pref", b"2"))
+    ours = (given("toned", b"base", "from"), given("voice", b"1"), given("also", b"2"))
+    note = "adapter tone was rebased: trained on weights 12ab, an ancestor of base"
+    other = 'base-model is "tone" in pref, tone.x and base/x stay; x is 1 in tone'
+    record = owned(root, "fold", theirs, ours, "pref, tone", note, other)
+    assert [one.by for one in record.components] == ["also, voice"]
+    assert record.notes == (
+        "adapter voice was rebased: trained on weights 12ab, an ancestor of toned",
+        'base-model is "tone" in also, tone.x and base/x stay; x is 1 in voice',
+    )
+
+
+def test_two_inputs_of_one_digest_keep_their_names_apart(root: Path) -> None:
+    theirs = (given("heavy", b"1", weight=0.7), given("light", b"1", weight=0.3))
+    ours = (given("thin", b"1", weight=0.3), given("fat", b"1", weight=0.7))
+    for by, expected in (("heavy", "fat"), ("light", "thin"), ("heavy, light", "fat, thin")):
+        record = owned(root, "fold", theirs, ours, by)
+        assert [one.by for one in record.components] == [expected]
+        assert sorted(one.name for one in record.inputs) == ["fat", "thin"]
+
+
+def test_a_kind_is_not_renamed_where_an_input_is_called_so(root: Path) -> None:
+    record = owned(root, "cast", (given("cast", b"1", "from"),), (given("start", b"1", "from"),), "cast")
+    assert [one.by for one in record.components] == ["cast"]
+    record = owned(root, "fuse", (given("fuse", b"1"),), (given("start", b"1"),), "fuse")
+    assert [one.by for one in record.components] == ["start"]  # there it is the adapter
 
 
 def test_a_pipeline_that_was_never_compiled(root: Path) -> None:
@@ -103,14 +154,14 @@ def test_a_disk_without_room_for_what_would_come_out(root: Path, monkeypatch: py
     assert needed > (64 << 20) + 4 * 4096 * 64  # the new network's embedding, though no input is a model
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, needed - 1))
     with pytest.raises(MachineError) as caught:
-        run._check_room(job)
+        check_room(root, job.node.settings, job.inputs)
     assert str(caught.value) == (
         f"{needed - 1} bytes are free, the stage may need {needed}\n"
         f"  where: {root}/.varietal\n"
         "  mend: make room (`dvc gc --workspace` removes what no pipeline names), then run again"
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, needed))
-    run._check_room(job)
+    check_room(root, job.node.settings, job.inputs)
 
 
 def test_an_action_holds_plain_values(root: Path) -> None:

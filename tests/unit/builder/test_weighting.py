@@ -99,3 +99,15 @@ def test_the_normal_form_says_the_same(value: object) -> None:
     again = Weighting.parse(weighting.to_json(), where="here")
     assert again == weighting
     assert again.resolve(NETWORK) == weighting.resolve(NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("value", "normal"),
+    [([0.5, 0.5], 0.5), ([0.1, 0.1, 0.1], 0.1), (-0.0, 0.0), ([0.0, -0.0], 0.0), ([1, 2], [1.0, 2.0])],
+)
+def test_what_says_the_same_has_one_form(value: object, normal: object) -> None:
+    found = Weighting.parse(value, where="x").to_json()
+    assert repr(found) == repr(normal)
+    tables = Weighting.parse([{"value": 0}, {"on": "mlp", "value": value}], where="x").to_json()
+    assert repr(tables) == repr([{"value": 0.0}, {"on": ["mlp"], "value": normal}])
+    assert repr(Weighting.of(-0.0).to_json()) == "0.0"

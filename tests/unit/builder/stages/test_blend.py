@@ -17,6 +17,7 @@ from builder.weights.stream import Scratch
 from registry.artifact import Artifact
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
+from registry.record import Renumbered
 from registry.selector import Selector
 from tests.workshop import WORDS, Workshop, llama, weights_digest
 
@@ -670,3 +671,61 @@ def test_tokens_that_are_not_known_cannot_be_put_in_order(shop: Workshop) -> Non
     with pytest.raises(InvalidError) as caught:
         run(shop, stage(tokenizer="base"), model(shop, a, "a"), model(shop, b, "b"))
     assert caught.value.what == "b has no tokenizer.json, so its tokens are not known"
+
+
+# What the record says of what is not blended
+
+
+def method_of(folder: Path) -> set[str]:
+    stated = [Provenance.from_metadata(shard.metadata, where="test") for shard in read_model(folder).shards.values()]
+    return {one.method for one in stated if one is not None}
+
+
+def test_a_mere_cast_is_called_one(shop: Workshop) -> None:
+    a = shop.model(llama(dtype=torch.float32))
+    context, outcome = run(shop, stage("passthrough", dtype="float16"), model(shop, a, "a"))
+    assert {(row.change, row.by) for row in outcome.components} == {("cast", "a")}
+    assert method_of(context.out) == {"passthrough"}
+    assert json.loads((context.out / "config.json").read_text()) == {"model_type": "llama", "dtype": "float16"}
+    b = shop.model(llama(dtype=torch.float16))
+    _, outcome = run(shop, stage("passthrough", dtype="float32"), model(shop, b, "b"))
+    assert outcome.depends_on == ()  # a cast is exact anywhere
+
+
+@pytest.mark.parametrize(("tokens", "by"), [("bca", "b"), ("bc", "a, b")])
+def test_rows_in_another_order_are_called_moved(shop: Workshop, tokens: str, by: str) -> None:
+    a, b = words(shop, sized(llama(), 3), letters("abc")), words(shop, sized(other(), 3), letters(tokens))
+    inputs = (model(shop, a, "a", weight=0.0), model(shop, b, "b"), model(shop, a, "a", "against"))
+    context, outcome = run(shop, stage("passthrough", tokenizer="base"), *inputs)
+    rows = {row.component: (row.change, row.by) for row in outcome.components}
+    assert rows["embedding.token"] == rows["head"] == ("moved", by)
+    assert rows["mlp.up"] == ("copied", "b")
+    assert "passthrough" in method_of(context.out)
+    assert outcome.renumbered == (Renumbered(digest=Artifact.read(b).digest, what="tokens"),)
+
+
+def test_the_models_whose_tokens_or_layers_have_other_numbers_are_recorded(shop: Workshop) -> None:
+    a = words(shop, sized(llama(), 4), letters("abc"), end=3)
+    b = words(shop, sized(other(), 5), letters("abc"), end=3, user=4)
+    c = words(shop, sized(other(5), 5), letters("abc"), user=3, end=4)
+    inputs = [model(shop, path, name) for path, name in ((a, "a"), (b, "b"), (c, "c"))]
+    _, outcome = run(shop, stage(tokenizer="union"), *inputs, model(shop, a, "a", "against"))
+    assert outcome.renumbered == (Renumbered(digest=Artifact.read(c).digest, what="tokens"),)
+    _, outcome = run(shop, stage(tokenizer="base"), *inputs, model(shop, a, "a", "against"))
+    lost = {Artifact.read(path).digest for path in (b, c)}  # what the base lacks has no row at all
+    assert outcome.renumbered == tuple(Renumbered(digest=digest, what="tokens") for digest in sorted(lost))
+    d = shop.model(llama(), num_hidden_layers=2)
+    _, outcome = run(shop, stage("passthrough"), stacked(shop, d, "d", (0, "0-1")))
+    assert outcome.renumbered == (Renumbered(digest=Artifact.read(d).digest, what="layers"),)
+
+
+def test_a_classifiers_head_has_no_row_for_a_token(shop: Workshop) -> None:
+    def classes(tensors_: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: one for name, one in tensors_.items() if name != HEAD} | {"score.weight": tensors_[HEAD][:2]}
+
+    a = words(shop, classes(sized(llama(), 3)), letters("abc"))
+    b = words(shop, classes(sized(other(), 3)), letters("bca"))
+    inputs = (model(shop, a, "a"), model(shop, b, "b"), model(shop, a, "a", "against"))
+    context, _ = run(shop, stage(tokenizer="base"), *inputs)
+    ours, theirs = (read_model(path).tensors["score.weight"].load().double() for path in (a, b))
+    assert torch.equal(tensors(context.out)["score.weight"], nearest((ours + theirs) / 2))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builder.manifest import ExtractStage, FoldStage
+from builder.measures import labels_of
 from builder.stages.extract import extract
 from builder.stages.fold import fold
 from builder.weighting import ONE
@@ -111,6 +112,7 @@ def test_only_what_differs_gets_factors(shop: Workshop) -> None:
     rows = {(one.component, one.change, one.layers, one.tensors, one.by) for one in outcome.components}
     assert rows == {("attention.query", "added", "0", 1, "extract"), ("mlp.down", "added", "1", 1, "extract")}
     assert sorted(outcome.metrics) == ["error", "error-attention-query", "error-greatest", "error-mlp-down", "rank"]
+    assert set(outcome.metrics) <= set(labels_of(ExtractStage(from_="a", against="b")))  # what a check may name
     assert outcome.depends_on == ("device", "versions", "threads")
     assert shop.said[0].startswith(f"extract: {QUERY}: rank 4, error ")
     assert shop.said[-1] == f"extract: {outcome.notes[-1]}"
@@ -335,3 +337,21 @@ def test_a_name_that_peft_would_take_for_others_is_refused(shop: Workshop) -> No
     of_class = {"architectures": ["LlamaModel"]}
     error = refusal(shop, shop.model(bare, **of_class), shop.model(after, **of_class), rest="save")
     assert error.what == ("PEFT would take 'norm' for 'layers.0.input_layernorm', too, whose name ends like it")
+
+
+def test_a_difference_that_factors_cannot_show_is_noted_and_in_no_map(shop: Workshop) -> None:
+    before = llama(dtype=torch.float32)
+    before[f"{QUERY}.weight"].zero_()
+    after = moved(before, DOWN)
+    after[f"{QUERY}.weight"] = before[f"{QUERY}.weight"].double()
+    after[f"{QUERY}.weight"][0, 0] = 1e-200  # its square is nothing in float64
+    context, outcome = run(shop, shop.model(before), shop.model(after))
+    made(context, outcome)
+    assert [(one.component, one.change, one.layers, one.tensors) for one in outcome.components] == [
+        ("mlp.down", "added", "1", 1)
+    ]
+    assert f"differ by less than factors can hold: 1 of attention.query; 1 tensor: {QUERY}.weight" in outcome.notes
+    header = read_header(context.out / "adapter_model.safetensors")
+    stated = Provenance.from_metadata(header.metadata, where="test")
+    assert stated is not None
+    assert (stated.components, stated.layers) == (("mlp.down",), "1")

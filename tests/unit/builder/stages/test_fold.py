@@ -18,13 +18,14 @@ from registry.artifact import Artifact
 from registry.digest import Digest
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from tests.workshop import DOWN, HIDDEN, INNER, QUERY, Workshop, llama, lora, weights_digest
+from tests.workshop import DOWN, HIDDEN, INNER, QUERY, WORDS, Workshop, llama, lora, weights_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.stage import Context, Input, Outcome
 
+KEY = QUERY.replace("q_proj", "k_proj")
 SETTINGS = FoldStage(from_="base", adapters={"tone": ONE})
 
 
@@ -205,4 +206,85 @@ def test_a_weight_that_is_no_number_is_refused(shop: Workshop) -> None:
         "expected a number, got nan\n"
         "  where: adapter tone\n"
         "  mend: write a number, a list of numbers over depth, or a list of tables with `on` and `value`"
+    )
+
+
+def test_the_component_map_says_what_became_of_the_weight(shop: Workshop) -> None:
+    base = shop.model()
+    saved = {"base_model.model.lm_head.weight": torch.ones(WORDS, HIDDEN)}
+    adapter = shop.adapter(base, lora({QUERY: (HIDDEN, HIDDEN)}) | saved, modules_to_save=["lm_head"])
+    scales = {f"base_model.model.{KEY}.ia3_l": torch.full((HIDDEN, 1), 1.5)}
+    config = {"r": None, "lora_alpha": None, "target_modules": ["k_proj"], "feedforward_modules": []}
+    scaler = shop.adapter(base, scales, peft_type="IA3", **config)
+    _, outcome = run(
+        shop,
+        shop.input("from", base),
+        shop.input("adapter", adapter, name="tone"),
+        shop.input("adapter", scaler, name="scaler"),
+    )
+    assert {(one.component, one.change, one.by) for one in outcome.components if one.change != "kept"} == {
+        ("attention.key", "composed", "scaler"),  # multiplied
+        ("attention.query", "added", "tone"),
+        ("head", "overridden", "tone"),
+    }
+    half = shop.input("adapter", adapter, name="tone", weight=0.5)
+    _, outcome = run(shop, shop.input("from", base), half)
+    assert {one.component: one.change for one in outcome.components}["head"] == "composed"  # half of it is the model's
+
+
+def test_an_adapter_of_which_nothing_is_added_is_no_input(shop: Workshop) -> None:
+    base, other = shop.model(), shop.model(llama(dtype=torch.float16))
+    tone = shop.adapter(base)
+    scales = {f"base_model.model.{QUERY}.ia3_l": torch.full((HIDDEN, 1), 1.5)}
+    config = {"r": None, "lora_alpha": None, "target_modules": ["q_proj"], "feedforward_modules": []}
+    idle = shop.adapter(other, scales, peft_type="IA3", **config)
+    start = shop.input("from", base, ancestors=frozenset({weights_digest(other)}))
+    adapters = (shop.input("adapter", tone, name="tone"), shop.input("adapter", idle, name="idle", weight=0))
+    context, outcome = run(shop, start, *adapters)
+    assert outcome.notes == ("adapter idle has weight 0: nothing of it was added",)
+    header = read_model(context.out).shards["model-00002-of-00007.safetensors"]
+    stated = Provenance.from_metadata(header.metadata, where="test")
+    assert stated is not None
+    assert stated.method == "lora"
+    assert stated.inputs == (
+        ProvenanceInput(role="adapter", weights_digest=weights_digest(tone)),
+        ProvenanceInput(role="from", weights_digest=weights_digest(base)),
+    )
+
+
+def test_rows_of_tokens_need_a_model_whose_tokens_have_the_same_rows(shop: Workshop) -> None:
+    base, other = shop.model(), shop.model(llama(dtype=torch.float16))
+    parent = frozenset({weights_digest(other)})
+    rows = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(1, HIDDEN)}
+    tokens = {"trainable_token_indices": {"embed_tokens": [3]}, "target_modules": ["q_proj"]}
+    adapter = shop.adapter(other, lora({QUERY: (HIDDEN, HIDDEN)}) | rows, **tokens)
+    mixed = shop.input("from", base, name="mixed", ancestors=parent, row_ancestors=frozenset())
+    with pytest.raises(InvalidError) as caught:
+        run(shop, mixed, shop.input("adapter", adapter, name="tone"))
+    assert str(caught.value) == (
+        "adapter tone changes rows of tokens in 'model.embed_tokens.weight'; it was trained on weights "
+        f"{weights_digest(other).short}, and a blend between them and mixed gave the tokens other rows\n"
+        "  where: demo:tone into demo:mixed\n"
+        "  mend: fold it before that blend, into the model that it was trained on, or give it weight 0 there"
+    )
+    run(shop, mixed, shop.input("adapter", shop.adapter(other), name="tone"))  # what touches no token goes on
+    longer = shop.input("from", base, name="longer", ancestors=parent, row_ancestors=parent)
+    run(shop, longer, shop.input("adapter", adapter, name="tone"))
+
+
+def test_a_row_without_a_direction_is_named(shop: Workshop) -> None:
+    tensors = llama()
+    tensors[f"{QUERY}.weight"][3] = 0
+    base = shop.model(tensors)
+    factors = lora({QUERY: (HIDDEN, HIDDEN)})
+    factors[f"base_model.model.{QUERY}.lora_B.weight"][3] = 0
+    name = f"base_model.model.{QUERY}.lora_magnitude_vector"
+    adapter = shop.adapter(base, factors | {name: torch.ones(HIDDEN)}, use_dora=True)
+    with pytest.raises(InvalidError) as caught:
+        run(shop, shop.input("from", base), shop.input("adapter", adapter, name="tone"))
+    assert str(caught.value) == (
+        f"tensor '{name}' gives row 3 a length, and weight and factors make that row zero: DoRA has no direction for "
+        "it\n"
+        f"  where: {adapter / 'adapter_model.safetensors'}\n"
+        "  mend: leave that module out of the adapter's target_modules, or train it without `use_dora`"
     )

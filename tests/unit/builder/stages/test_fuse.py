@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from builder.manifest import FoldStage, FuseStage
+from builder.measures import labels_of
 from builder.stages.fold import fold
 from builder.stages.fuse import fuse
 from builder.weighting import ONE, Weighting
@@ -135,6 +136,7 @@ def test_provenance_components_and_figures_say_what_was_done(shop: Workshop) -> 
         ("norm.final", "overridden", "", 1, "voice"),
     }
     assert sorted(outcome.metrics) == ["error", "error-attention-query", "error-greatest", "error-mlp-down", "rank"]
+    assert set(outcome.metrics) <= set(labels_of(FuseStage(adapters={}, method="linear")))  # what a check may name
     assert 0 < outcome.metrics["error"]["value"] < 0.1**0.5
     assert outcome.depends_on == ("device", "versions", "threads")
     assert shop.said[-1] == f"fuse: {outcome.notes[-1]}"
@@ -295,6 +297,31 @@ def test_an_adapter_of_another_base_is_refused(shop: Workshop) -> None:
     provenance = Provenance.from_metadata(header.metadata, where="test")
     assert provenance is not None
     assert ProvenanceInput(role="base", weights_digest=weights_digest(base)) in provenance.inputs
+
+
+def test_what_cancels_is_in_neither_map_nor_provenance(shop: Workshop) -> None:
+    base = shop.model()
+    one = lora({QUERY: (HIDDEN, HIDDEN), DOWN: (HIDDEN, INNER)})
+    other = {name: 2 * tensor if f"{DOWN}.lora_B" in name else tensor for name, tensor in one.items()}
+    context, outcome = run(
+        shop,
+        shop.input("base", base),
+        shop.input("adapter", shop.adapter(base, one), name="a"),
+        shop.input("adapter", shop.adapter(base, other), name="b", weight=-1.0),
+        shop.input("adapter", shop.adapter(base, lora({QUERY: (HIDDEN, HIDDEN)}, seed=7)), name="idle", weight=0),
+        method="linear",
+    )
+    rows = [(row.component, row.change, row.layers, row.tensors, row.by) for row in outcome.components]
+    assert rows == [("mlp.down", "composed", "1", 1, "a, b")]
+    assert outcome.notes[:2] == (
+        "adapter idle has weight 0: nothing of it was taken",
+        f"what is added to {QUERY} is zero: it has no factors",
+    )
+    header = read_header(context.out / "adapter_model.safetensors")
+    stated = Provenance.from_metadata(header.metadata, where="test")
+    assert stated is not None
+    assert (stated.components, stated.layers) == (("mlp.down",), "1")
+    assert len(stated.inputs) == 3
 
 
 def test_nothing_at_all_is_no_adapter(shop: Workshop) -> None:

@@ -15,6 +15,7 @@ from registry.artifact import Artifact
 from registry.canonical import pretty
 from registry.errors import Error
 from registry.provenance import Provenance, ProvenanceInput
+from registry.record import Renumbered
 from tests.workshop import HIDDEN, WORDS, Workshop, llama, weights_digest
 
 if TYPE_CHECKING:
@@ -160,10 +161,60 @@ def test_all_layers_in_their_order_change_nothing(shop: Workshop) -> None:
     assert outcome.notes == ("layers: all 2 as they were",)
 
 
+def test_layers_that_are_left_out_are_in_the_map(shop: Workshop) -> None:
+    base = shop.model(llama(layers=3), **{**LLAMA, "num_hidden_layers": 3})
+    out, outcome = run(shop, base, layers=("0", "2"))
+    changes = {(one.component, one.change, one.layers) for one in outcome.components}
+    assert {row for row in changes if row[0] == "attention.query"} == {
+        ("attention.query", "kept", "0"),
+        ("attention.query", "moved", "1"),
+        ("attention.query", "removed", "1"),
+    }
+    removed = [one for one in outcome.components if one.change == "removed"]
+    assert sum(one.tensors for one in removed) == sum("layers.1." in name for name in loaded(base))
+    assert {one.by for one in removed} == {"graft"}
+    assert outcome.renumbered == (Renumbered(digest=Artifact.read(base).digest, what="layers"),)
+    stated = [Provenance.from_metadata(shard.metadata, where="") for shard in read_model(out).shards.values()]
+    assert {one.layers for one in stated if one is not None and one.kind == "graft"} == {"1"}
+    _, outcome = run(shop, base, layers=("0-1",))
+    assert {one.change for one in outcome.components} == {"kept", "removed"}
+    _, outcome = run(shop, base, layers=("0-2",))
+    assert outcome.renumbered == ()
+
+
+def test_a_head_that_another_one_takes_the_place_of_is_in_the_map(shop: Workshop) -> None:
+    _, outcome = run(shop, shop.model(**LLAMA), head=HeadSettings(type="value"))
+    assert {row for row in rows(outcome) if row[1] != "kept"} == {
+        ("head", "added", "", 1, "graft"),
+        ("head", "removed", "", 1, "graft"),
+    }
+    tied = shop.model(llama(tied=True), **LLAMA, tie_word_embeddings=True)
+    _, outcome = run(shop, tied, untie=True, head=HeadSettings(type="value"))
+    assert {one.change for one in outcome.components} == {"kept", "added"}
+
+
+def test_more_tokens_keep_the_rows_of_the_old_ones(shop: Workshop) -> None:
+    assert run(shop, shop.model(**LLAMA), vocabulary=VocabularySettings(multiple=64))[1].renumbered == ()
+
+
+@pytest.mark.parametrize("kind", ["value", "reward"])
+def test_a_classifier_takes_more_tokens(shop: Workshop, kind: str) -> None:
+    base, _ = run(shop, shop.model(**LLAMA), head=HeadSettings(type=kind))  # type: ignore[arg-type] # two of three
+    out, _ = run(shop, base, vocabulary=VocabularySettings(multiple=24))
+    found = loaded(out)
+    assert found[EMBEDDING].shape == (24, HIDDEN)
+    assert torch.equal(found["score.weight"], loaded(base)["score.weight"])
+
+
 @pytest.mark.parametrize(
     ("layers", "extra", "what", "mend"),
     [
-        (("0-2",), {}, "layers 0-2 are not in a model of 2 layers", "say layers within 0-1"),
+        (
+            ("0-2",),
+            {},
+            "layers 0-2 of the model are wanted; it has 2, 0-1",
+            "the last layer counts too: write 0-15 for sixteen",
+        ),
         (("1-0",), {}, "layers 1-0 run backwards", "write 0-1, or single layers in that order"),
         (
             ("0",),
@@ -180,28 +231,38 @@ def test_all_layers_in_their_order_change_nothing(shop: Workshop) -> None:
         (
             ("0",),
             {"use_sliding_window": True, "max_window_layers": 1},
-            (
-                "use_sliding_window is True and there is no list layer_types: a layer may not mean the same under "
-                "another number"
-            ),
+            ("use_sliding_window is true and there is no list layer_types: what a layer is follows from its number"),
             "say of every layer what it is, in `layer_types` and the like, in config.json; or leave `layers` out",
         ),
         (
             ("0",),
             {"mlp_only_layers": [1]},
-            "mlp_only_layers is [1]: a layer may not mean the same under another number",
+            "mlp_only_layers is [1]: what a layer is follows from its number",
             "say of every layer what it is, in `layer_types` and the like, in config.json; or leave `layers` out",
+        ),
+        *(
+            (
+                ("0",),
+                {key: value},
+                f"{key} is {value}{problem}: what a layer is follows from its number",
+                "say of every layer what it is, in `layer_types` and the like, in config.json; or leave `layers` out",
+            )
+            for key, value, problem in (
+                ("interleave_moe_layer_step", 2, ""),
+                ("full_attention_interval", 4, " and there is no list layer_types"),
+                ("global_attn_every_n_layers", 3, " and there is no list layer_types"),
+            )
         ),
         (
             ("0",),
             {"shared_layer_groups": 2},
-            "shared_layer_groups is 2: a layer may not mean the same under another number",
+            "shared_layer_groups is 2, which may follow from a layer's number",
             "say of every layer what it is, in `layer_types` and the like, in config.json; or leave `layers` out",
         ),
         (
             ("0",),
             {"model_type": "gemma2"},
-            "layer_types is made up from the layers' numbers: a layer may not mean the same under another number",
+            "there is no list layer_types: what a layer is follows from its number",
             "say of every layer what it is, in `layer_types` and the like, in config.json; or leave `layers` out",
         ),
     ],
@@ -363,7 +424,13 @@ def test_float32_numbers_from_a_logarithm_are_marked(shop: Workshop) -> None:
         (
             HeadSettings(type="value"),
             {"initializer_range": "wide"},
-            "initializer_range is 'wide', no number from 0 on",
+            'initializer_range is "wide", no number from 0 to 1000',
+            "say `start: zero`, or correct config.json",
+        ),
+        (
+            HeadSettings(type="value"),
+            {"initializer_range": 10**400},
+            f"initializer_range is 1{'0' * 56}..., no number from 0 to 1000",
             "say `start: zero`, or correct config.json",
         ),
     ],
@@ -495,8 +562,22 @@ YARN = {"rope_scaling": {"type": "yarn", "factor": 2}}
         (
             {"max_position_embeddings": None},
             {"context": 16},
-            "the configuration does not say one length: {'max_position_embeddings': None}",
+            'the configuration does not say one length up to 2147483647: {"max_position_embeddings":null}',
             "state max_position_embeddings in config.json, and import the model again",
+        ),
+        (
+            {"max_position_embeddings": 10**400},
+            {"rope": RopeSettings(type="linear", factor=2.5)},
+            'the configuration does not say one length up to 2147483647: {"max_position_embeddings":1'
+            + "0" * 29
+            + "...",
+            "state max_position_embeddings in config.json, and import the model again",
+        ),
+        (
+            {"max_position_embeddings": 2**30},
+            {"rope": RopeSettings(type="linear", factor=1000)},
+            "1073741824 tokens times 1000 are 1073741824000, more than 2147483647",
+            "say a factor of at most 2",
         ),
     ],
 )

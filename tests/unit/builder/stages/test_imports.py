@@ -161,15 +161,60 @@ def test_weights_in_pickles_come_in_as_the_same_artifact(shop: Workshop, *, shar
     assert outcome.notes == ("left out: README.md, modeling_own.py, original/params.json, training_args.bin",)
 
 
-def test_two_names_for_one_memory_are_stored_once(shop: Workshop) -> None:
-    folder = foreign(shop, tie_word_embeddings=True)
-    tensors = llama(tied=True)
+def pickled(shop: Workshop, tensors: Mapping[str, torch.Tensor], **config: object) -> Path:
+    folder = foreign(shop, **config)
     (folder / "model.safetensors").unlink()
-    torch.save(tensors | {HEAD: tensors[EMBEDDING]}, folder / "pytorch_model.bin")
+    torch.save(dict(tensors), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_a_tied_head_in_a_pickle_is_stored_once(shop: Workshop) -> None:
+    tensors = llama(tied=True)
+    folder = pickled(shop, tensors | {HEAD: tensors[EMBEDDING]}, tie_word_embeddings=True)
     context, outcome = run(shop, folder)
+    assert read_model(context.out).tensors.keys() == tensors.keys()
+    assert outcome.notes[0] == f"{HEAD} is tied to {EMBEDDING} and stored once"
+
+
+@pytest.mark.parametrize("config", [{"tie_word_embeddings": False}, {}, {"model_type": "own"}])
+def test_a_head_that_is_not_said_to_be_tied_is_stored_though_it_shares_memory(
+    shop: Workshop, config: dict[str, object]
+) -> None:
+    tensors = llama(tied=True)
+    context, _ = run(shop, pickled(shop, tensors | {HEAD: tensors[EMBEDDING]}, **config))
+    found = read_model(context.out).tensors
+    assert torch.equal(found[HEAD].load(), tensors[EMBEDDING])
+    assert found.keys() == {*tensors, HEAD}
+
+
+def test_tensors_that_share_memory_in_a_pickle_are_stored_each_by_itself(shop: Workshop) -> None:
+    tensors = llama()
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"]
+    context, _ = run(shop, pickled(shop, tensors))
+    found = read_model(context.out).tensors
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name].load(), tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("pickles", [True, False])
+def test_a_head_that_the_family_ties_is_stored_once_where_the_configuration_does_not_say(
+    shop: Workshop, *, pickles: bool
+) -> None:
+    tensors = llama() | {HEAD: llama()[EMBEDDING].clone()}
+    folder = pickled(shop, tensors, model_type="gemma") if pickles else foreign(shop, tensors, model_type="gemma")
+    context, _ = run(shop, folder)
     assert HEAD not in read_model(context.out).tensors
-    assert EMBEDDING in read_model(context.out).tensors
-    assert outcome.notes[0] == f"{HEAD} is {EMBEDDING}, and stored once"
+
+
+def test_a_head_of_its_own_in_a_family_that_ties_is_refused_where_the_configuration_does_not_say(
+    shop: Workshop,
+) -> None:
+    assert refusal(shop, foreign(shop, model_type="gemma")) == (
+        f"'{HEAD}' and '{EMBEDDING}' differ, but tie_word_embeddings is left out, which for gemma says that they are "
+        "one\n"
+        "  where: vendor/config.json\n"
+        "  mend: set tie_word_embeddings to false if the head has weights of its own, else remove the head"
+    )
 
 
 def test_numbered_shards_need_no_index(shop: Workshop) -> None:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from builder.weights.diff import diff, draw, tabulate
 from builder.weights.difference import measure
@@ -15,7 +16,7 @@ from builder.weights.folder import read_model
 from builder.weights.stream import Scratch
 from registry.artifact import Artifact
 from registry.errors import InvalidError
-from tests.workshop import HIDDEN, QUERY, Workshop, llama
+from tests.workshop import DOWN, HIDDEN, QUERY, Workshop, llama
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +83,75 @@ def test_nan_is_named(shop: Workshop) -> None:
     with pytest.raises(InvalidError) as caught:
         measure(read_model(before).tensors[name], read_model(after).tensors[name], Scratch())
     assert caught.value.what == f"tensor {name!r} holds NaN or an infinity"
+
+
+def test_the_tensor_that_holds_nan_is_named_whichever_it_is(shop: Workshop) -> None:
+    tensors = llama()
+    broken = tensors | {f"{QUERY}.weight": tensors[f"{QUERY}.weight"] * math.nan}
+    before, after = shop.root / "before", shop.root / "after"
+    for folder, some in ((before, broken), (after, tensors)):
+        folder.mkdir()
+        save_file(some, folder / "model.safetensors")
+    with pytest.raises(InvalidError) as caught:
+        diff(before, Artifact.from_folder(before, "model"), after, Artifact.from_folder(after, "model"))
+    assert caught.value.where == str(before / "model.safetensors")
+
+
+def test_numbers_whose_squares_are_beyond_float64_are_no_nan(shop: Workshop) -> None:
+    before, after = shop.root / "before", shop.root / "after"
+    for folder, number in ((before, 1e300), (after, 1.0)):
+        folder.mkdir()
+        save_file({"model.norm.weight": torch.tensor([number], dtype=torch.float64)}, folder / "model.safetensors")
+    with pytest.raises(InvalidError) as caught:
+        diff(before, Artifact.from_folder(before, "model"), after, Artifact.from_folder(after, "model"))
+    name = "model.norm.weight"
+    assert caught.value.what == f"tensor {name!r} holds numbers so large that their squares are beyond float64"
+
+
+def mixed_rows(shop: Workshop) -> tuple[DiffRow, ...]:
+    """One group with a changed and a removed tensor, one only removed, one only added, one that cannot be measured."""
+    tensors = llama()
+    before = tensors | {
+        f"{QUERY}.bias": torch.ones(HIDDEN),
+        "lm_head.bias": torch.ones(3),
+        "model.norm.weight": torch.zeros(HIDDEN),
+    }
+    after = tensors | {
+        f"{QUERY}.weight": tensors[f"{QUERY}.weight"] * 2,
+        "lm_head.bias": torch.ones(5),
+        "model.norm.weight": torch.ones(HIDDEN),
+        "scorer.weight": torch.ones(2, HIDDEN),
+    }
+    del after[f"{DOWN}.weight"]
+    return compared(shop.model(before), shop.model(after))
+
+
+def test_each_change_of_a_group_has_a_line_of_its_own(shop: Workshop) -> None:
+    lines = [line.split() for line in tabulate(mixed_rows(shop))]
+    assert ["attention.query", "0", "1", "changed", "1", lines[1][5], lines[1][6]] == lines[1]
+    assert lines[2] == ["attention.query", "0", "1", "removed"]
+    assert ["head", "-", "1", "reshaped"] in lines  # the head's weight is the same, and no figure for its bias
+    assert lines[-1] == ["16", "tensors", "are", "the", "same"]
+
+
+def test_what_has_no_figure_has_a_pattern_and_a_word_in_the_legend(shop: Workshop) -> None:
+    picture = draw(mixed_rows(shop), "x")
+    root = ET.fromstring(picture)  # noqa: S314 - our own text
+    space = "{http://www.w3.org/2000/svg}"
+    cells = {title.text: one.get("fill") for one in root.iter(f"{space}rect") for title in one.iter(f"{space}title")}
+    assert cells["attention.query, layer 0: 1 (1 changed, 1 removed)"].startswith("#")
+    words = {
+        "mlp.down, layer 1: removed": "removed",
+        "unknown: added": "added",
+        "head: cannot be measured": "cannot be measured",
+        "norm.final: zero before": "zero before",
+    }
+    legend = [one.text for one in root.iter(f"{space}text")]
+    shown = {cells[title] for title in words}
+    assert len(shown) == 4
+    assert all(fill.startswith("url(#word") for fill in shown)
+    assert set(words.values()) <= {*legend}
+    assert len([*root.iter(f"{space}pattern")]) == 4
 
 
 def test_rows_tell_what_changed_where(shop: Workshop) -> None:

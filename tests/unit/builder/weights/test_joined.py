@@ -57,7 +57,8 @@ def term(effect: Effect, scale: float, *, digit: str = "0", transposed: bool = F
 def join(
     terms: list[Term], base: Stored, method: JoinMethod, *, cut: Cut = EXACT, density: float = 1, seed: int = 0
 ) -> Pair:
-    return join_deltas(terms, base, Joining(method=method, cut=cut, density=density, seed=seed), CPU)
+    joining = Joining(method=method, cut=cut, density=density, seed=seed)
+    return join_deltas(terms, base, joining, CPU, base.path.parent)
 
 
 def product(pair: Pair) -> torch.Tensor:
@@ -173,3 +174,20 @@ def test_a_model_folder_gives_the_base(tmp_path: Path) -> None:
     weight = read_model(shop.model()).tensors["model.layers.0.self_attn.q_proj.weight"]
     one = low_rank(tmp_path, 1, rows=8, columns=8)
     assert is_close(product(join([term(one, 1.0)], weight, "ties")), delta(one))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("method", ["ties", "dare_linear"])
+def test_deltas_on_disk_give_the_same_bytes_and_leave_nothing(
+    tmp_path: Path, base: Stored, monkeypatch: pytest.MonkeyPatch, method: JoinMethod, *, transposed: bool
+) -> None:
+    rows, columns = (COLUMNS, ROWS) if transposed else (ROWS, COLUMNS)
+    effects = [low_rank(tmp_path, seed, rows=rows, columns=columns) for seed in (1, 2, 3)]
+    terms = [term(effect, 0.5, digit=str(place), transposed=transposed) for place, effect in enumerate(effects)]
+    before = {path.name for path in tmp_path.iterdir()}
+    held = join(terms, base, method, cut=Cut(rank=2), density=0.4)
+    monkeypatch.setattr("builder.weights.joined._HELD_BYTES", 0)
+    spooled = join(terms, base, method, cut=Cut(rank=2), density=0.4)
+    assert torch.equal(held.up, spooled.up)
+    assert torch.equal(held.down, spooled.down)
+    assert {path.name for path in tmp_path.iterdir()} == before

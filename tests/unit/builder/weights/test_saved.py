@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from builder.weights.effect import Applied, Block, Changed
 from builder.weights.folder import read_model
 from builder.weights.rounding import round_once
-from builder.weights.saved import Replaced, Rows, first_difference, leaves_nothing
-from builder.weights.stream import CPU, Scratch, Stored
+from builder.weights.saved import Replaced, Rows, leaves_nothing
+from builder.weights.stream import CPU, Scratch, Stored, first_difference
 from registry.errors import InvalidError
 from registry.safetensors import read_header
 from tests.workshop import Workshop

@@ -31,8 +31,8 @@ def test_entries_follow_each_other_layer_by_layer() -> None:
             "layers 0-4 of a are wanted; it has 4, 0-3",
             "the last layer counts too: write 0-15 for sixteen",
         ),
-        ([part("a", (0, "3-1"))], "'3-1' is no range of layers", "write the lower layer first, such as 0-15"),
-        ([part("a", (0, "x"))], "'x' is no range of layers", "write the lower layer first, such as 0-15"),
+        ([part("a", (0, "3-1"))], "layers 3-1 run backwards", "write 1-3, or single layers in that order"),
+        ([part("a", (0, "x"))], "'x' is no range of layers", "write layers such as 0-15, or one"),
         (
             [part("a", (0, "0-1")), part("b", (0, "0-2"))],
             "entry 1 of `layers` takes different numbers of layers: 2 of a, 3 of b",
@@ -89,8 +89,14 @@ def test_the_configuration_of_the_language_model_may_stand_in_a_table() -> None:
     [
         ({"mlp_only_layers": [1]}, "mlp_only_layers is [1]: what a layer is follows from its number"),
         ({"first_k_dense_replace": 1}, "first_k_dense_replace is 1: what a layer is follows from its number"),
-        ({"sliding_window_pattern": 6}, "sliding_window_pattern is 6: what a layer is follows from its number"),
-        ({"use_sliding_window": True}, "use_sliding_window is true: what a layer is follows from its number"),
+        (
+            {"sliding_window_pattern": 6},
+            "sliding_window_pattern is 6 and there is no list layer_types: what a layer is follows from its number",
+        ),
+        (
+            {"use_sliding_window": True},
+            "use_sliding_window is true and there is no list layer_types: what a layer is follows from its number",
+        ),
         ({"dense_layers_at": [3]}, "dense_layers_at is [3], which may follow from a layer's number"),
         (
             {"model_type": "gemma2"},

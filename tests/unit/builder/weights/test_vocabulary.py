@@ -284,3 +284,15 @@ def test_a_broken_tokenizer_is_refused(shop: Workshop, text: str, what: str) -> 
         extended(folder, tokens=("abc",))
     assert caught.value.what.startswith(what)  # how it goes on is the libraries' business
     assert caught.value.mend == "fetch the model again, or save its tokenizer again"
+
+
+def test_a_tokenizer_that_its_library_fails_on_is_refused(shop: Workshop) -> None:
+    """A merge of a token shorter than the prefix that it must have: what the library raises is no Exception."""
+    folder = base(shop)
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["model"]["continuing_subword_prefix"] = "##"
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(Error) as caught:
+        extended(folder, tokens=("abc",))
+    assert caught.value.what.startswith("tokenizer.json cannot be read: ")
+    assert caught.value.mend == "fetch the model again, or save its tokenizer again"

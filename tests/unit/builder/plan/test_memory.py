@@ -1,0 +1,111 @@
+"""The formulas, held against what was counted or measured of real networks."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.plan.memory import (
+    Network,
+    evaluation_mib,
+    lora_parameters,
+    new_network,
+    read_network,
+    training_mib,
+)
+from builder.settings import DpoTraining, LoraSettings, NetworkSettings, SftTraining
+
+_GIB = 1024
+_LLAMA_8B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "torch_dtype": "bfloat16",
+}
+
+
+def _llama_8b() -> Network:
+    network = read_network(_LLAMA_8B, 8_030_261_248 * 2)
+    assert network is not None
+    return network
+
+
+def test_a_llama_of_8b() -> None:
+    network = _llama_8b()
+    assert network.parameters == 8_030_261_248
+    assert lora_parameters(network, LoraSettings(rank=16)) == 41_943_040  # as PEFT counts it, on all linear layers
+
+
+def test_a_full_training_takes_16_bytes_a_weight() -> None:
+    network = _llama_8b()
+    training = SftTraining(max_length=8, precision="mixed-bfloat16")
+    needed = training_mib(network, training, trained=network.parameters, frozen=0, rows=1, sequences=1)
+    assert needed / _GIB == pytest.approx(119.7 * 1.1, rel=0.02)  # 119.7 GiB of states, and a tenth that is scattered
+
+
+def test_a_lora_on_frozen_16_bit_weights() -> None:
+    network = _llama_8b()
+    trained = lora_parameters(network, LoraSettings(rank=16))
+    training = SftTraining(max_length=8, precision="mixed-bfloat16")
+    needed = training_mib(network, training, trained=trained, frozen=network.parameters, rows=1, sequences=1)
+    assert needed / _GIB == pytest.approx(15.6 * 1.1, rel=0.08)
+
+
+def test_exact_arithmetic_and_pairs_cost_more() -> None:
+    network = _llama_8b()
+
+    def needed(training: SftTraining | DpoTraining, sequences: int, rows: int = 1) -> float:
+        return training_mib(network, training, trained=1, frozen=network.parameters, rows=rows, sequences=sequences)
+
+    mixed = SftTraining(precision="mixed-bfloat16")
+    assert needed(SftTraining(), 1) > 1.8 * needed(mixed, 1)
+    assert needed(DpoTraining(precision="mixed-bfloat16"), 2) == needed(mixed, 1, rows=2) > needed(mixed, 1)
+
+
+def test_the_measured_run_of_facts() -> None:
+    """LoRA of rank 16 on a Llama of 1.10 B, 8 sequences of 1,024 tokens, bfloat16: 20.3 GiB were measured."""
+    network = Network(
+        parameters=1_100_000_000,
+        layers=22,
+        hidden=2048,
+        inner=5632,
+        keys=256,
+        vocabulary=32000,
+        stored_bytes=2,
+    )
+    trained = lora_parameters(network, LoraSettings(rank=16))
+    training = SftTraining(max_length=1024, precision="mixed-bfloat16")
+    needed = training_mib(network, training, trained=trained, frozen=network.parameters, rows=8, sequences=1)
+    assert 0.7 < needed / _GIB / 20.3 < 1.3
+
+
+def test_an_evaluation_holds_both_networks() -> None:
+    network = _llama_8b()
+    one, two = evaluation_mib([network], rows=1, length=8), evaluation_mib([network] * 2, rows=1, length=8)
+    assert two - one == pytest.approx(network.parameters * 4 * 1.1 / (1 << 20), rel=0.01)
+
+
+def test_a_new_network() -> None:
+    network = new_network(NetworkSettings(layers=2, hidden_size=128, heads=4), 768)
+    assert network.parameters == 2 * (4 * 128 * 128 + 3 * 128 * 384) + 768 * 128
+    gpt2 = new_network(
+        NetworkSettings(architecture="gpt2", layers=1, hidden_size=64, heads=4, tie_embeddings=False), 300
+    )
+    assert gpt2.parameters == 4 * 64 * 64 + 2 * 64 * 256 + 2 * 300 * 64
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"hidden_size": "a"}, {"hidden_size": True, "num_hidden_layers": 1, "vocab_size": 5}, _LLAMA_8B]
+)
+def test_a_configuration_that_says_too_little(config: dict[str, object]) -> None:
+    assert read_network(config, 0) is None
+
+
+def test_words_of_gpt2_and_of_a_text_part() -> None:
+    gpt2 = read_network({"n_embd": 32, "n_layer": 2, "vocab_size": 300, "n_head": 4, "dtype": "float16"}, 1000)
+    nested = read_network({"text_config": {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 300}}, 1000)
+    assert gpt2 is not None
+    assert nested is not None
+    assert (gpt2.parameters, gpt2.inner, nested.parameters) == (500, 128, 250)
