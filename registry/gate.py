@@ -15,11 +15,11 @@ __all__ = ["Bound", "Judgement", "judge"]
 
 
 class Bound(Protocol):
-    """A check of a manifest: a metric of an evaluate stage, and what it may be."""
+    """A check of a manifest: a metric of a stage that measures, and what it may be."""
 
     @property
     def stage(self) -> str:
-        """An evaluate stage."""
+        """A stage that measures."""
 
     @property
     def metric(self) -> str:
@@ -47,7 +47,7 @@ class Judgement:
     """What one check said.
 
     Attributes:
-        stage: The evaluate stage; empty where the manifest has no ``checks:`` at all.
+        stage: The stage; empty where the manifest has no ``checks:`` at all.
         metric: The label.
         bound: The bound, as ``at least 0.6``.
         value: What was measured; ``None`` where nothing was.

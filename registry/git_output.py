@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK",
+    "MESSAGE_FIELDS",
     "TAG_FIELDS",
     "Change",
     "Commit",
@@ -27,6 +28,9 @@ MARK = "\x02"
 TAG_FIELDS = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(creatordate:unix)"
 """What `git for-each-ref` is asked for."""
 
+MESSAGE_FIELDS = "%00%(contents:subject)%00%(contents:body)%00%(if)%(contents:signature)%(then)signed%(end)"
+"""What it is asked for besides, where the messages are wanted."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tag:
@@ -38,6 +42,8 @@ class Tag:
         message: Text, without the signature; empty where messages were not asked for.
         created: When it was made.
         annotated: Whether it is an object of its own.
+        signed: Whether it has a signature, of whoever it may be; false where messages were not asked for.
+        id: Object id of the tag itself; of what a light one names.
     """
 
     name: str
@@ -45,6 +51,8 @@ class Tag:
     message: str
     created: datetime
     annotated: bool
+    signed: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,15 +80,17 @@ def read_commit(line: str) -> Commit:
 
 
 def read_tag(fields: list[str]) -> Tag:
-    """The fields of :data:`TAG_FIELDS`, with subject and body of the message where they were asked for."""
-    name, kind, target, peeled, seconds, *message = fields
-    subject, body = message or ("", "")
+    """The fields of :data:`TAG_FIELDS`, with those of :data:`MESSAGE_FIELDS` where they were asked for."""
+    name, kind, oid, peeled, seconds, *message = fields
+    subject, body, signed = message or ("", "", "")
     return Tag(
         name=name,
-        target=peeled or target,
+        target=peeled or oid,
         message=f"{subject}\n\n{body}" if body else subject,
         created=_moment(seconds),
         annotated=kind == "tag",
+        signed=bool(signed),
+        id=oid,
     )
 
 

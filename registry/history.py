@@ -17,6 +17,7 @@ from registry.canonical import MAX_BYTES
 from registry.errors import ConflictError, DeniedError, Error, InvalidError, MachineError, NotFoundError
 from registry.git_output import (
     MARK,
+    MESSAGE_FIELDS,
     TAG_FIELDS,
     Change,
     Commit,
@@ -119,10 +120,12 @@ class Repository:
     def main_branch(self) -> str:
         """Full ref of the main branch: what the origin calls so, else a local ``main`` or ``master``.
 
+        A bare copy has the origin's branches as its own, and the main one checked out.
+
         Raises:
             NotFoundError: There is none of these.
         """
-        done = self._try("symbolic-ref", "--quiet", "refs/remotes/origin/HEAD")
+        done = self._try("symbolic-ref", "--quiet", "HEAD" if self.bare else "refs/remotes/origin/HEAD")
         candidates = [done.stdout.decode().strip()] if done.returncode == 0 else []
         candidates += [f"refs/{place}/{name}" for name in ("main", "master") for place in ("remotes/origin", "heads")]
         for candidate in candidates:
@@ -184,6 +187,13 @@ class Repository:
         Raises:
             InvalidError: A name has a line break in it.
         """
+        return self._read_objects(names, b"blob")
+
+    def read_tag_objects(self, ids: Iterable[str]) -> Iterator[bytes | None]:
+        """The same for annotated tags, by their own object ids: the very bytes that were signed, and the signature."""
+        return self._read_objects(ids, b"tag")
+
+    def _read_objects(self, names: Iterable[str], kind: bytes) -> Iterator[bytes | None]:
         asked = list(names)
         if bad := [name for name in asked if "\n" in name]:
             raise InvalidError(f"{bad[0]!r} has a line break in it", where=self._where, mend="rename the file")
@@ -193,11 +203,11 @@ class Repository:
             questions.seek(0)
             with _start_git([*self._place, "cat-file", "--batch"], questions, self.root) as process:
                 try:
-                    yield from self._answers(process, len(asked))
+                    yield from self._answers(process, len(asked), kind)
                 finally:
                     process.kill()
 
-    def _answers(self, process: subprocess.Popen[bytes], count: int) -> Iterator[bytes | None]:
+    def _answers(self, process: subprocess.Popen[bytes], count: int, kind: bytes) -> Iterator[bytes | None]:
         stream = process.stdout
         assert stream is not None  # noqa: S101 - asked for with PIPE
         for _ in range(count):
@@ -213,7 +223,7 @@ class Repository:
             data = stream.read(size_bytes + 1)
             if not data.endswith(b"\n"):
                 raise self._unreadable("git cat-file stopped in the middle")
-            yield data[:-1] if head[1] == b"blob" else None
+            yield data[:-1] if head[1] == kind else None
 
     def tips(self) -> tuple[str, ...]:
         """Object ids of every branch, tag and other ref, and of HEAD; sorted."""
@@ -265,14 +275,14 @@ class Repository:
             *patterns: Git's globs on names, such as ``support@*``; none for all.
             messages: Whether to read the messages too.
         """
-        fields = TAG_FIELDS + ("%00%(contents:subject)%00%(contents:body)" if messages else "")
+        fields = TAG_FIELDS + (MESSAGE_FIELDS if messages else "")
         wanted = [f"refs/tags/{pattern}" for pattern in patterns] or ["refs/tags"]
         out = self._run("for-each-ref", f"--format={fields}%00{MARK}", "--sort=creatordate", "--", *wanted)
         rows = out.decode(errors="replace").split(f"\0{MARK}\n")
         return tuple(read_tag(row.split("\0")) for row in rows if row)
 
-    def create_tag(self, name: str, commit: str, message: str) -> None:
-        """Make an annotated tag, signed where git is set up to sign tags.
+    def create_tag(self, name: str, commit: str, message: str, *, sign: bool = False) -> None:
+        """Make an annotated tag, signed where git is set up to sign tags, and with ``sign`` in any case.
 
         Raises:
             ConflictError: The tag exists.
@@ -281,7 +291,8 @@ class Repository:
         if self._try("rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/tags/{name}").returncode == 0:
             raise _tag_exists(name, self._where)
         done = self._try(
-            *("tag", "--annotate", "--cleanup=verbatim", "--file=-", "--end-of-options", name, self.resolve(commit)),
+            *("tag", "--sign" if sign else "--annotate", "--cleanup=verbatim", "--file=-"),
+            *("--end-of-options", name, self.resolve(commit)),
             data=message.encode(),
         )
         if b"already exists" in done.stderr:
@@ -293,11 +304,25 @@ class Repository:
                 mend="set user.name and user.email, and the signing key where tags are signed",
             )
 
+    def remove_tag(self, name: str) -> None:
+        """Remove a tag that was made a moment ago and that nobody else has seen."""
+        self._run("update-ref", "-d", f"refs/tags/{name}")
+
     def check_signature(self, name: str) -> bool:
         """Whether git can verify the signature of a tag with the keys that it is set up with."""
         return self._try("verify-tag", "--end-of-options", name).returncode == 0
 
     # Running git
+
+    def ask(
+        self, *arguments: str, data: bytes = b"", timeout_s: float = _TIMEOUT_S
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run git here and wait for it, whatever its exit code: for questions that this class has no method for.
+
+        Raises:
+            MachineError: git is missing or did not answer in time.
+        """
+        return run_git([*self._place, *arguments], where=self._where, data=data, timeout_s=timeout_s, root=self.root)
 
     @property
     def _where(self) -> str:

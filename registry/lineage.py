@@ -105,11 +105,19 @@ def descendants(start: Digest, name: str, used: Find) -> Lineage:
     return Lineage(start=start, nodes=walk.nodes)
 
 
-def ancestors_of_model(index: Sightings, digest: Digest) -> frozenset[Digest]:
+def ancestors_of_model(index: Sightings, digest: Digest, *, rows: bool = False) -> frozenset[Digest]:
     """Weights digests of the models that an artifact was made from, itself left out; adapters and data do not count.
 
+    Something follows from it, so the index must be one whose records are believed (:mod:`registry.vouched`).
+
     A model whose layers were put together anew descends from none: a layer's number no longer says the same.
+
+    Args:
+        index: Of all records.
+        digest: The artifact.
+        rows: Only those whose tokens have the very rows of embedding and head there that they have here.
     """
+    moved = {"layers", "tokens"} if rows else {"layers"}
     found: set[Digest] = set()
     seen: set[Digest] = set()
     waiting = [digest]
@@ -119,9 +127,8 @@ def ancestors_of_model(index: Sightings, digest: Digest) -> frozenset[Digest]:
             continue
         seen.add(here)
         for sighting in index.by_artifact(here):
-            if _is_renumbered(sighting.record):
-                continue
-            inputs = [one for one in sighting.record.inputs if one.role in _MODEL_ROLES]
+            lost = {one.digest for one in sighting.record.renumbered if one.what in moved}
+            inputs = [one for one in sighting.record.inputs if one.role in _MODEL_ROLES and one.digest not in lost]
             found |= {one.weights_digest for one in inputs if one.weights_digest is not None}
             waiting += [one.digest for one in inputs]
     return frozenset(found)
@@ -173,11 +180,6 @@ class _Walk:
 def _origin(one: RecordInput, records: Sequence[Record]) -> Record | None:
     named = [record for record in records if record.ref == one.source]
     return next(iter([*named, *records]), None)
-
-
-def _is_renumbered(record: Record) -> bool:
-    said = (record.action.settings, *(one.settings for one in record.action.inputs))
-    return any(settings.get("layers") for settings in said)
 
 
 def _role(record: Record, digest: Digest) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.artifact import check_path
+from registry.block_yaml import read_block
 from registry.errors import InvalidError, NotFoundError
 from registry.yaml12 import load
 
@@ -83,7 +84,7 @@ class Lock:
         Raises:
             InvalidError: It is not what DVC 3 writes, or a path leaves the repository.
         """
-        value = load(text, where, max_bytes=_MAX_BYTES).value
+        value = _read_quickly(text) or load(text, where, max_bytes=_MAX_BYTES).value
         document = _Reader(value, where, "")
         version = document.get("schema") if value else "2.0"
         if version != "2.0":
@@ -106,6 +107,13 @@ class Lock:
 def content_md5(data: bytes) -> str:
     """DVC's name of a file with these bytes."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _read_quickly(text: str | bytes) -> JSON:
+    """The document, where it is as DVC writes it; nothing else is judged here."""
+    if not text.isascii() or len(text) > _MAX_BYTES:
+        return None
+    return read_block(text.decode("ascii") if isinstance(text, bytes) else text)
 
 
 class _Reader:

@@ -1,74 +1,29 @@
 """What is published: releases and channels, read from the tags of a repository.
 
-The message of a tag is one line for people, an empty line, and JSON. It is read when it is asked for, so a broken one
-hinders nobody who asks for another. Releases that GTO made are read too; their
-messages promise nothing, so they cannot be verified or pulled.
+A tag's message is read when it is asked for, so a broken one hinders nobody who asks for another. Releases that GTO
+made are read too; their messages promise nothing, so they cannot be verified or pulled. Assignments are ordered by
+their number, whatever the clocks said; those that a :class:`Judge` refuses are stepped over.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from registry.canonical import JSON, decode, pretty
 from registry.errors import ConflictError, InvalidError, NotFoundError
-from registry.refs import Channel, TagName, Version, is_version, parse_tag
-from registry.table import Table
+from registry.refs import Channel, TagName, Version, parse_tag
+from registry.tag_message import Aim, is_assignment, read_assignment, read_notes, read_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from registry.digest import Digest
     from registry.git_output import Tag
-    from registry.record import Record
+    from registry.tag_message import Promise
 
-__all__ = [
-    "Aim",
-    "Assignment",
-    "Promise",
-    "Published",
-    "Release",
-    "assignment_message",
-    "release_message",
-    "version_order",
-]
+__all__ = ["Anyone", "Assignment", "Judge", "Published", "Release", "version_order"]
 
-_RELEASE = "varietal/release/1"
-_ASSIGNMENT = "varietal/assignment/1"
-_RELEASE_KEYS = ("schema", "variant", "version", "stage", "type", "artifact_digest", "weights_digest", "record_digest")
-_ASSIGNMENT_KEYS = ("schema", "variant", "channel", "version", "artifact_digest", "rollback")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Promise:
-    """What the tag of a release says that its bytes are.
-
-    Attributes:
-        stage: The stage that was released.
-        type: ``model``, ``adapter`` or ``report``.
-        artifact_digest: Digest of the artifact.
-        weights_digest: Digest of its weights; ``None`` for a report.
-        record_digest: Digest of the record's bytes.
-    """
-
-    stage: str
-    type: str
-    artifact_digest: Digest
-    weights_digest: Digest | None
-    record_digest: Digest
-
-    @classmethod
-    def of(cls, record: Record) -> Promise:
-        """What a release of this record promises."""
-        return cls(
-            stage=record.stage,
-            type=record.artifact.type,
-            artifact_digest=record.artifact.digest,
-            weights_digest=record.artifact.weights_digest,
-            record_digest=record.digest,
-        )
+_FIRST_BATCH, _LARGEST_BATCH = 1, 256  # assignments that a judge is asked about at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,31 +47,11 @@ class Release:
         Raises:
             InvalidError: The tag was not made by ``varietal release``, or names another release.
         """
-        table = _read_message(self.message, self.ref)
-        table.only(*_RELEASE_KEYS)
-        table.constant("schema", _RELEASE)
-        table.constant("variant", self.variant)
-        table.constant("version", self.version)
-        return Promise(
-            stage=table.text("stage"),
-            type=table.text("type"),
-            artifact_digest=table.digest("artifact_digest"),
-            weights_digest=table.optional_digest("weights_digest"),
-            record_digest=table.digest("record_digest"),
-        )
+        return read_release(self.message, Version(self.variant, self.version))
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Aim:
-    """What an assignment says.
-
-    Attributes:
-        version: The version; empty where GTO unassigned the channel.
-        rollback: Whether it undid the assignment before it.
-    """
-
-    version: str
-    rollback: bool
+    def notes(self) -> tuple[str, ...]:
+        """What changed since the release before, as ``varietal release`` wrote it into the tag."""
+        return read_notes(self.message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +68,8 @@ class Assignment:
         created: When it was made.
         message: Message of the tag.
         withdrawn: Whether GTO unassigned the channel.
+        signed: Whether the tag has a signature, of whoever it may be.
+        id: Object id of the tag.
     """
 
     variant: str
@@ -143,6 +80,8 @@ class Assignment:
     created: datetime
     message: str
     withdrawn: bool
+    signed: bool
+    id: str
 
     @property
     def ref(self) -> str:
@@ -155,17 +94,9 @@ class Assignment:
         Raises:
             InvalidError: The message breaks its schema.
         """
-        if self.withdrawn or f'"{_ASSIGNMENT}"' not in self.message:
+        if self.withdrawn or not is_assignment(self.message):
             return Aim(version=self.released, rollback=False)
-        table = _read_message(self.message, self.ref)
-        table.only(*_ASSIGNMENT_KEYS)
-        table.constant("schema", _ASSIGNMENT)
-        table.constant("variant", self.variant)
-        table.constant("channel", self.channel)
-        version = table.text("version")
-        if not is_version(version):
-            raise InvalidError(f"{version!r} is not a version", where=table.where, mend="promote again")
-        return Aim(version=version, rollback=table.raw("rollback") is True)
+        return read_assignment(self.message, self.ref, Channel(self.variant, self.channel))
 
     def problem(self) -> InvalidError | None:
         """Why the tag's message cannot be read; ``None`` where it can."""
@@ -176,22 +107,40 @@ class Assignment:
         return None
 
 
+class Judge(Protocol):
+    """Says which assignments count."""
+
+    def refusals(self, assignments: Sequence[Assignment]) -> Sequence[str]:
+        """For each, why it does not count; empty where it does. What was asked before costs nothing again."""
+        ...
+
+
+class Anyone:
+    """Lets every assignment count."""
+
+    def refusals(self, assignments: Sequence[Assignment]) -> Sequence[str]:
+        """No refusal for any."""
+        return [""] * len(assignments)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
     """All releases and assignments of a repository.
 
     Attributes:
         releases: By order of version, by variant.
-        assignments: By number, by variant.
-        withdrawn: Releases that GTO deregistered; they are in ``releases`` too.
+        assignments: By number, by variant; those that do not count among them.
+        withdrawn: Releases that were taken back; they are in ``releases`` too.
+        judge: Says which assignments count.
     """
 
     releases: Mapping[str, tuple[Release, ...]]
     assignments: Mapping[str, tuple[Assignment, ...]]
     withdrawn: frozenset[Version]
+    judge: Judge = field(default_factory=Anyone)
 
     @classmethod
-    def read(cls, tags: Iterable[Tag]) -> Published:
+    def read(cls, tags: Iterable[Tag], judge: Judge | None = None) -> Published:
         """Sort out a repository's tags, those not of ours left out; no message is read yet."""
         named = [(name, tag) for tag in tags if tag.annotated and (name := parse_tag(tag.name)) is not None]
         releases: dict[str, list[Release]] = {}
@@ -216,6 +165,7 @@ class Published:
             withdrawn=frozenset(
                 Version(name.variant, name.version) for name, _ in named if name.version and name.withdrawn
             ),
+            judge=judge or Anyone(),
         )
 
     def release(self, ref: Version) -> Release:
@@ -239,45 +189,87 @@ class Published:
 
         Raises:
             NotFoundError: The channel points at nothing.
-            ConflictError: The assignment lies on another commit than the release that it names.
+            ConflictError: The assignment lies on another commit than the release that it names, or means other bytes.
             InvalidError: The message of the assignment breaks its schema.
         """
         assignment = self.current(ref)
-        version = assignment.aim().version if assignment is not None else ""
-        if assignment is None or not version:
+        aim = assignment.aim() if assignment is not None else Aim(version="", rollback=False)
+        if assignment is None or not aim.version:
             have = ", ".join(self.channels(ref.variant))
+            refused = "".join(f"; {line}" for line in self.refused(ref)[:3])
             raise NotFoundError(
-                f"{ref} points at nothing",
+                f"{ref} points at nothing{refused}",
                 where="tags of the repository",
                 mend=f"{ref.variant} has the channels {have}" if have else "`git fetch --tags`, or `varietal promote`",
             )
-        found = self.release(Version(ref.variant, version))
-        if found.commit != assignment.commit:
+        found = self.release(Version(ref.variant, aim.version))
+        moved = f"lies on another commit than {found.ref}" if found.commit != assignment.commit else ""
+        if not moved and aim.artifact is not None and found.promise().artifact_digest != aim.artifact:
+            moved = f"means other bytes than {found.ref}"
+        if moved:
             raise ConflictError(
-                f"{assignment.ref} lies on another commit than {found.ref}",
+                f"{assignment.ref} {moved}",
                 where="tags of the repository",
                 mend="one of the two was moved: ask who did it, and promote again",
             )
         return found
 
+    def of_channel(self, ref: Channel) -> list[Assignment]:
+        """All assignments of a channel, by number; those that do not count among them."""
+        return [one for one in self.assignments.get(ref.variant, ()) if one.channel == ref.channel]
+
+    def counted(self, ref: Channel) -> Iterator[Assignment]:
+        """The assignments of a channel that count, newest first; no more is judged than is taken."""
+        waiting = self.of_channel(ref)[::-1]
+        size = _FIRST_BATCH
+        while waiting:
+            batch, waiting = waiting[:size], waiting[size:]
+            refusals = self.judge.refusals(batch)
+            yield from (one for one, refusal in zip(batch, refusals, strict=True) if not refusal)
+            size = min(size * 8, _LARGEST_BATCH)
+
     def current(self, ref: Channel) -> Assignment | None:
-        """The last assignment of a channel."""
-        found = [one for one in self.assignments.get(ref.variant, ()) if one.channel == ref.channel]
-        return found[-1] if found else None
+        """The last assignment of a channel that counts."""
+        return next(self.counted(ref), None)
+
+    def refused(self, ref: Channel) -> tuple[str, ...]:
+        """What does not count of the assignments after the current one: tag and reason, newest first."""
+        current = self.current(ref)
+        newer = [one for one in self.of_channel(ref)[::-1] if current is None or one.number > current.number]
+        reasons = zip(newer, self.judge.refusals(newer), strict=True)
+        return tuple(f"{one.ref} does not count: {reason}" for one, reason in reasons)
 
     def channels(self, variant: str) -> dict[str, str]:
         """Version by channel, of the channels that point at one."""
-        aims = {one.channel: one.aim() for one in self._last(variant) if one.problem() is None}
+        aims = {one.channel: one.aim() for one in self._last([variant]) if one.problem() is None}
         return {channel: aim.version for channel, aim in sorted(aims.items()) if aim.version}
 
     def problems(self) -> tuple[InvalidError, ...]:
         """Why it is not known what a channel points at, of those whose last assignment cannot be read."""
-        found = (one.problem() for variant in sorted(self.assignments) for one in self._last(variant))
+        found = (one.problem() for one in self._last(sorted(self.assignments)))
         return tuple(problem for problem in found if problem is not None)
 
-    def _last(self, variant: str) -> Iterable[Assignment]:
-        """The last assignment of each channel."""
-        return {one.channel: one for one in self.assignments.get(variant, ())}.values()
+    def warnings(self) -> tuple[str, ...]:
+        """Every assignment that is stepped over since it does not count, of all channels."""
+        names = [Channel(one.variant, one.channel) for one in self._newest(sorted(self.assignments))]
+        self._ask(sorted(self.assignments))
+        return tuple(line for name in names for line in self.refused(name))
+
+    def _last(self, variants: Iterable[str]) -> list[Assignment]:
+        """The last assignment of each channel that counts."""
+        names = [*variants]
+        self._ask(names)
+        found = [self.current(Channel(one.variant, one.channel)) for one in self._newest(names)]
+        return [one for one in found if one is not None]
+
+    def _ask(self, variants: Sequence[str]) -> None:
+        """Have the newest assignment of every channel judged at once: one by one takes far longer."""
+        self.judge.refusals(self._newest(variants))
+
+    def _newest(self, variants: Iterable[str]) -> list[Assignment]:
+        """The assignment with the highest number of each channel, whether it counts or not."""
+        newest = {(name, one.channel): one for name in variants for one in self.assignments.get(name, ())}
+        return [*newest.values()]
 
     def _not_withdrawn(self, found: Release) -> Release:
         if Version(found.variant, found.version) in self.withdrawn:
@@ -300,60 +292,6 @@ def _part_order(part: str) -> tuple[bool, int, str]:
     return (False, int(part), "") if part.isdigit() else (True, 0, part)
 
 
-def release_message(ref: Version, promise: Promise) -> str:
-    """Message of a release's tag."""
-    value: JSON = {
-        "schema": _RELEASE,
-        "variant": ref.variant,
-        "version": ref.version,
-        "stage": promise.stage,
-        "type": promise.type,
-        "artifact_digest": str(promise.artifact_digest),
-        "weights_digest": None if promise.weights_digest is None else str(promise.weights_digest),
-        "record_digest": str(promise.record_digest),
-    }
-    return _message(f"{ref.variant} {ref.version}", value)
-
-
-def _message(line: str, value: JSON) -> str:
-    return f"{line}\n\n{pretty(value).decode()}"
-
-
-def assignment_message(found: Release, target: Channel, *, rollback: bool) -> str:
-    """Message of an assignment's tag.
-
-    Raises:
-        InvalidError: The release was not made by ``varietal release``.
-    """
-    value: JSON = {
-        "schema": _ASSIGNMENT,
-        "variant": found.variant,
-        "channel": target.channel,
-        "version": found.version,
-        "artifact_digest": str(found.promise().artifact_digest),
-        "rollback": rollback,
-    }
-    verb = "back to" if rollback else "is"
-    return _message(f"{found.variant} {target.channel} {verb} {found.version}", value)
-
-
-def _read_message(message: str, tag: str) -> Table:
-    _, _, body = message.partition("\n\n")
-    where = f"tag {tag}"
-    if not body.lstrip().startswith("{"):
-        raise InvalidError(
-            "the tag's message does not say what was released",
-            where=where,
-            mend="it was made by another tool; make releases with `varietal release` and `varietal promote`",
-        )
-    return Table(decode(_unsigned(body).encode(), where=where), where)
-
-
-def _unsigned(body: str) -> str:
-    """The text before a signature."""
-    return re.split(r"^-----BEGIN ", body, maxsplit=1, flags=re.MULTILINE)[0]
-
-
 def _read_release(name: TagName, tag: Tag) -> Release:
     return Release(
         variant=name.variant, version=name.version, commit=tag.target, created=tag.created, message=tag.message
@@ -371,4 +309,6 @@ def _read_assignment(name: TagName, tag: Tag, releases: Sequence[Release]) -> As
         created=tag.created,
         message=tag.message,
         withdrawn=name.withdrawn,
+        signed=tag.signed,
+        id=tag.id,
     )

@@ -1,7 +1,8 @@
 """From a record to a folder of proven bytes, shown only when it is whole.
 
 1. A folder that holds the very artifact is verified and left; one that holds something else is not touched.
-2. The listing of the folder is fetched and checked: it names the files of the record and nothing else.
+2. The listing of the folder is fetched and checked: it names the files of the record and nothing else. Where a signed
+   descriptor names the objects, it is that listing.
 3. Objects that the store lacks are fetched, several at once, each resumed where an earlier pull was broken off. Their
    sha256 and size must be those of the record; a source that gives other bytes is reported and the next one asked.
 4. Every object is hashed again while it is linked out of the store, into a folder beside the target.
@@ -79,7 +80,7 @@ class Candidate:
 
 def fetch(
     record: Record,
-    listing_oid: str,
+    listing: str | Mapping[str, str],
     target: Path,
     *,
     sources: Sequence[Source],
@@ -91,7 +92,8 @@ def fetch(
 
     Args:
         record: The artifact, proven by the caller.
-        listing_oid: Object id of DVC's listing of its folder, ``<md5>.dir``.
+        listing: Object id of DVC's listing of its folder, ``<md5>.dir``; or the object of each file, by path, from a
+            document that the caller has proven.
         target: Folder to make.
         sources: Where to look, in this order.
         store: Keeps what was fetched, and gives what was fetched before.
@@ -112,10 +114,10 @@ def fetch(
     if holds(record, target, force=force):
         return _report(record, target, had_bytes=record.artifact.size_bytes, kept=True)
     transfer = Transfer(sources, store, say)
-    listing = transfer.read_listing(listing_oid, record)
+    objects = transfer.read_listing(listing, record) if isinstance(listing, str) else listing
     store.check_space(sum(_missing_bytes(store, file) for file in files))
     with folder_beside(target) as folder:
-        transfer.fetch_all([(file, listing[file.path]) for file in files], folder)
+        transfer.fetch_all([(file, objects[file.path]) for file in files], folder)
         _check_whole(record, folder)
         show(record, folder, target, force=force)
     return _report(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from registry.action import Action
 from registry.artifact import Artifact, ArtifactType, FileEntry
@@ -30,6 +30,7 @@ __all__ = [
     "ComponentChange",
     "Record",
     "RecordInput",
+    "Renumbered",
     "artifact_folder",
     "artifact_record",
     "git_record",
@@ -130,7 +131,11 @@ class ComponentChange:
 
     Attributes:
         component: Component name, such as ``attention.query``.
-        change: ``added``, ``overridden``, ``composed``, ``blended``, ``moved``, ``cast``, ``dequantised`` or ``kept``.
+        change: What became of its tensors. ``added``: something was added that does not depend on them, or they are
+            new. ``overridden``: other numbers are in their place. ``composed``: several adapters changed them, or one
+            did something else than add. ``blended``: they are made of several models'. ``copied``: they are another
+            model's. ``moved``: they, or rows of them, have another number. ``cast``, ``dequantised``: they are stored
+            otherwise. ``removed``: the result has them no more; layers are those of the model before. ``kept``.
         layers: Layers concerned, as ``0-5``; empty where layers do not apply.
         tensors: Number of tensors concerned.
         by: What did it: a kind or the name of an adapter.
@@ -141,6 +146,22 @@ class ComponentChange:
     layers: str
     tensors: int
     by: str
+
+
+Numbered: TypeAlias = Literal["layers", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renumbered:
+    """An input of which something has another number in the result: what was trained on it may mean other parts there.
+
+    Attributes:
+        digest: Artifact digest of the input.
+        what: ``layers``, or ``tokens`` (the rows of embedding and head).
+    """
+
+    digest: Digest
+    what: Numbered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +184,7 @@ class Record:
         depends_on: What else the bytes depend on; empty for bytes that any machine gives again.
         notes: What a reader should know, such as ``rebased``.
         reused_from: ``variant:stage`` whose artifact of the same action this is; empty where it was computed here.
+        renumbered: Inputs of which something has another number in the result.
     """
 
     variant: str
@@ -180,6 +202,7 @@ class Record:
     depends_on: tuple[str, ...]
     notes: tuple[str, ...]
     reused_from: str
+    renumbered: tuple[Renumbered, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -243,6 +266,7 @@ class Record:
             "depends_on": list(self.depends_on),
             "notes": list(self.notes),
             "reused_from": [self.reused_from] if self.reused_from else [],
+            "renumbered": [{"digest": str(one.digest), "what": one.what} for one in self.renumbered],
         }
         return pretty(value)
 
@@ -279,6 +303,7 @@ class Record:
             depends_on=table.texts("depends_on"),
             notes=table.texts("notes"),
             reused_from=reused[0] if reused else "",
+            renumbered=tuple(_read_renumbered(row) for row in table.rows("renumbered")),
         )
 
 
@@ -299,6 +324,7 @@ _KEYS = (
     "depends_on",
     "notes",
     "reused_from",
+    "renumbered",
 )
 
 
@@ -341,6 +367,11 @@ def _read_change(table: Table) -> ComponentChange:
         tensors=table.count("tensors"),
         by=table.text("by"),
     )
+
+
+def _read_renumbered(table: Table) -> Renumbered:
+    table.only("digest", "what")
+    return Renumbered(digest=table.digest("digest"), what=table.choice("what", get_args(Numbered)))
 
 
 def _read_metrics(table: Table) -> dict[str, dict[str, float]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from registry.http_body import HttpFileSystem
     from registry.store import Readable
 
-__all__ = ["DvcCache", "DvcRemote", "Source"]
+__all__ = ["Database", "DvcCache", "DvcRemote", "Source", "connect", "narrowed"]
 
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _QUERIES = 8  # objects asked about at once
@@ -124,7 +124,7 @@ class DvcRemote:
         self._root = root
         self._remote = remote
         self._lock = threading.Lock()
-        self._connected: _Database | None = None
+        self._connected: Database | None = None
 
     @property
     def name(self) -> str:
@@ -165,18 +165,18 @@ class DvcRemote:
             found = tuple(pool.map(lambda oid: self._has(database, oid), wanted))
         return frozenset(oid for oid, there in zip(wanted, found, strict=True) if there)
 
-    def _has(self, database: _Database, oid: str) -> bool:
+    def _has(self, database: Database, oid: str) -> bool:
         try:
-            with _narrowed(oid, self.name):
+            with narrowed(oid, self.name):
                 database.fs.info(database.oid_to_path(oid))
         except NotFoundError:
             return False
         return True
 
-    def _connect(self) -> _Database:
+    def _connect(self) -> Database:
         with self._lock:
             if self._connected is None:
-                self._connected, self._remote = _connect(self._root, self._remote)
+                self._connected, self._remote = connect(self._root, self._remote)
             return self._connected
 
 
@@ -190,17 +190,28 @@ class _FileSystem(Protocol):
 
     def info(self, path: str, /) -> object: ...
 
+    def put_file(self, from_file: str, to_info: str, /) -> object: ...
 
-class _Database(Protocol):
+    def join(self, *parts: str) -> str: ...
+
+    def parent(self, path: str, /) -> str: ...
+
+    def makedirs(self, path: str, /, *, exist_ok: bool) -> None: ...
+
+
+class Database(Protocol):
     """What is used of DVC's object databases."""
 
     fs: _FileSystem
+    path: str
 
-    def oid_to_path(self, oid: str, /) -> str: ...
+    def oid_to_path(self, oid: str, /) -> str:
+        """Where an object lies."""
+        ...
 
 
 class _Cloud(Protocol):
-    def get_remote_odb(self, name: str, command: str, /) -> _Database: ...
+    def get_remote_odb(self, name: str, command: str, /) -> Database: ...
 
 
 class _Repository(Protocol):
@@ -223,7 +234,7 @@ class _Narrowed:
         self._name = name
 
     def read(self, size: int, /) -> bytes:
-        with _narrowed(self._oid, self._name):
+        with narrowed(self._oid, self._name):
             return self._stream.read(size)
 
 
@@ -231,12 +242,12 @@ class _Narrowed:
 def _opened(opening: AbstractContextManager[Readable], oid: str, name: str) -> Iterator[Readable]:
     """Enter, read and leave a stream with its errors narrowed; those of the block in between are left alone."""
     with ExitStack() as stack:
-        with _narrowed(oid, name):
+        with narrowed(oid, name):
             stream = stack.enter_context(opening)
         try:
             yield _Narrowed(stream, oid, name)
         finally:
-            with _narrowed(oid, name):
+            with narrowed(oid, name):
                 stack.close()
 
 
@@ -251,8 +262,15 @@ def _stream(filesystem: _FileSystem, path: str, offset: int) -> Iterator[Readabl
             yield stream
 
 
-def _connect(root: Path, remote: str) -> tuple[_Database, str]:
-    """DVC's object database for a remote, and the remote's name."""
+def connect(root: Path, remote: str) -> tuple[Database, str]:
+    """DVC's object database for a remote, and the remote's name; the default remote where ``remote`` is empty.
+
+    Raises:
+        NotFoundError: DVC is not initialised, or there is no such remote.
+        DeniedError: The remote refuses the credentials.
+        InvalidError: The remote is configured wrongly.
+        MachineError: DVC, or its support for this type of remote, is not installed.
+    """
     with closing(_open_repository(root)) as repository:
         name = remote or str(repository.config["core"].get("remote", ""))
         names = sorted(repository.config["remote"])
@@ -293,7 +311,7 @@ def _check_remote(root: Path, name: str, names: list[str]) -> None:
         raise NotFoundError(f"there is no remote {name!r}", where=where, mend=f"{choice}: `dvc remote add {name} URL`")
 
 
-def _open_database(repository: _Repository, name: str) -> _Database:
+def _open_database(repository: _Repository, name: str) -> Database:
     from dvc.config import ConfigError
     from dvc.fs import AuthError, RemoteMissingDepsError
     from dvc.fs import ConfigError as FilesystemConfigError
@@ -321,8 +339,14 @@ def _wrong_config(error: Exception, where: str) -> InvalidError:
 
 
 @contextmanager
-def _narrowed(oid: str, name: str) -> Iterator[None]:
-    """Turn every error of the libraries beneath a source into one of ours."""
+def narrowed(oid: str, name: str) -> Iterator[None]:
+    """Turn every error of the libraries beneath a source into one of ours.
+
+    Raises:
+        NotFoundError: There is nothing of that name.
+        DeniedError: It may not be read or written.
+        TransportError: Anything else.
+    """
     try:
         yield
     except Error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from registry.errors import ConflictError, DigestMismatchError, Error, NotFoundError
-from registry.published import Published
 from registry.record import git_record
 from registry.refs import ByDigest, Channel, Ref, Stage, Version
+from registry.signers import read_published
 from registry.verify import Found, Place, prove
 
 if TYPE_CHECKING:
@@ -30,17 +31,15 @@ def resolve(repository: Repository, ref: Ref) -> Found:
     """
     match ref:
         case Version():
-            return prove(repository, _release_place(ref, _published(repository, ref.variant).release(ref)))
+            return prove(repository, _release_place(ref, read_published(repository, ref.variant).release(ref)))
         case Channel():
-            return prove(repository, _release_place(ref, _published(repository, ref.variant).channel(ref)))
+            published = read_published(repository, ref.variant)
+            found = prove(repository, _release_place(ref, published.channel(ref)))
+            return replace(found, warnings=published.refused(ref))
         case Stage():
             return prove(repository, _stage_place(repository, ref))
         case ByDigest():
             return _by_digest(repository, ref)
-
-
-def _published(repository: Repository, variant: str) -> Published:
-    return Published.read(repository.tags(f"{variant}@*", f"{variant}#*", messages=True))
 
 
 def _release_place(ref: Ref, release: Release) -> Place:

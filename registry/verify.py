@@ -3,6 +3,7 @@
 Of a place in git (a release, or a stage at a commit or in the work tree):
 
 1. A channel leads to the release that its last assignment names, on one and the same commit; a release to a commit.
+   Where the channel is protected, an assignment counts only if a promoter signed it (:mod:`registry.signers`).
 2. That commit, or the work tree, has the record of the stage: the copy that git keeps.
 3. The record is canonical JSON of its schema; its action digest and artifact digest follow from its content.
 4. It names this variant and this stage.
@@ -30,8 +31,8 @@ from registry.digest import digest_bytes
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
 from registry.lock import Lock, content_md5
 from registry.plain_file import read_plain
-from registry.published import Promise
 from registry.record import Record, artifact_folder, artifact_record, git_record, lock_file
+from registry.tag_message import Promise
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePosixPath
@@ -79,6 +80,7 @@ class Found:
         record_bytes: Its bytes, as git and DVC have them.
         listing_oid: DVC's name of the listing of the artifact's folder, ``<md5>.dir``.
         steps: What was shown, one line a step.
+        warnings: What was stepped over on the way to the release.
     """
 
     ref: Ref
@@ -88,6 +90,7 @@ class Found:
     record_bytes: bytes
     listing_oid: str
     steps: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def prove(repository: Repository, place: Place) -> Found:

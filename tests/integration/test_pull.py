@@ -22,12 +22,12 @@ from registry import transfer
 from registry.artifact import Artifact
 from registry.errors import DeniedError, DigestMismatchError, InvalidError, MachineError, NotFoundError, TransportError
 from registry.history import Repository
-from registry.published import Promise, release_message
 from registry.pull import fetch
 from registry.refs import Stage, Version
 from registry.remote import DvcCache, DvcRemote
 from registry.resolve import resolve
 from registry.store import Store
+from registry.tag_message import Promise, release_message
 from tests.simulator import make_artifact, make_record
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.served import serve
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -181,7 +183,8 @@ def test_bytes_that_are_not_on_the_remote(team: Team) -> None:
 
 
 def test_there_is_no_remote(team: Team) -> None:
-    team.must("dvc", "remote", "remove", "store")
+    for name in team.must("dvc", "remote", "list").out.splitlines():
+        team.must("dvc", "remote", "remove", name.split()[0])
     team.commit("Forget the remote")
     answer = team.call("varietal", "release", "support@v1.0.0")
     assert answer.code == 2
@@ -222,3 +225,128 @@ def test_a_pin_that_is_not_the_release(released: Team, tmp_path: Path) -> None:
     assert answer.code == 3
     assert f"support@v1.0.0 is {team.record('final').artifact.digest}, the manifest says sha256:000" in answer.err
     assert "where: tag support@v1.0.0" in answer.err
+
+
+# Several variants, notes, and what stands in the way
+
+
+@pytest.fixture(scope="module")
+def two(built: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """The built repository with a second variant, both built and pushed to an origin; nothing is released."""
+    place = tmp_path_factory.mktemp("two")
+    team = built.copy(place / "team")
+    (team.root / "models/other").mkdir()
+    (team.root / "models/other/model.yaml").write_text(
+        "schema: 1\nbase: {variant: support, stage: toned}\nadapters: {tone: {variant: support, stage: tone}}\n"
+        "stages: {again: {kind: fold, from: base, adapters: {tone: 0.5}}}\nrelease: again\nchecks: []\n"
+    )
+    team.must("varietal", "compile")
+    team.must("dvc", "repro", "--quiet", "models/other/dvc.yaml")
+    team.must("dvc", "push", "--quiet", "models/other/dvc.yaml")
+    team.commit("Build another")
+    team.must("git", "init", "--quiet", "--bare", "--initial-branch=main", "../origin.git")
+    team.must("git", "remote", "add", "origin", "../origin.git")
+    team.must("git", "push", "--quiet", "origin", "HEAD:main")
+    team.must("git", "fetch", "--quiet", "origin")
+    return team
+
+
+def join(two: Team, place: Path) -> Team:
+    """A copy of the repository and of its origin."""
+    team = two.copy(place / "team")
+    two.must("cp", "-r", str(two.root.parent / "origin.git"), str(place / "origin.git"))
+    return team
+
+
+def test_two_variants_are_released_from_one_commit(two: Team, tmp_path: Path) -> None:
+    team = join(two, tmp_path)
+    answer = json.loads(team.must("varietal", "release", "support@v1.0.0", "other@v0.1.0", "--push", "--json").out)
+    assert [row["tag"] for row in answer["tags"]] == ["support@v1.0.0", "other@v0.1.0"]
+    assert set(team.must("git", "ls-remote", "--tags", "--refs", "origin").out.split()[1::2]) == {
+        "refs/tags/support@v1.0.0",
+        "refs/tags/other@v0.1.0",
+    }
+    shown = json.loads(team.must("gto", "show", "--json").out)
+    assert {name: row["version"] for name, row in shown.items()} == {"support": "v1.0.0", "other": "v0.1.0"}
+    notes = answer["tags"][0]["notes"]
+    assert notes[0] == "First release"
+    assert any(line.startswith("- metric score.bits_per_byte: ") and "at most 1 above" in line for line in notes)
+    assert any(line.startswith("- input bases:tiny: sha256:") for line in notes)
+
+
+def test_what_is_new_in_the_next_release(two: Team, tmp_path: Path) -> None:
+    team = join(two, tmp_path)
+    team.must("varietal", "release", "support@v1.0.0")
+    team.edit("max_increase: 1.0", "max_increase: 0.5")
+    team.commit("A closer bound")
+    team.must("git", "push", "--quiet", "origin", "HEAD:main")
+    team.must("git", "fetch", "--quiet", "origin")
+    preview = team.must("varietal", "release", "support@v1.1.0", "--notes").out.splitlines()
+    assert preview[:2] == ["support@v1.1.0", "Since v1.0.0"]
+    assert "0 of them new, 0 B" in preview[2]
+    assert "- check score.bits_per_byte: at most 1 above the one before -> at most 0.5 above the one before" in preview
+    assert team.must("git", "tag").out.split() == ["support@v1.0.0"]
+    assert team.must("varietal", "release", "support@v1.1.0").out.splitlines()[1:] == preview[1:]
+    text = team.must("varietal", "changelog", "support").out
+    assert text.index("## v1.1.0") < text.index("Since v1.0.0") < text.index("## v1.0.0") < text.index("First release")
+    versions = json.loads(team.must("gto", "show", "support", "--json").out)
+    assert [row["version"] for row in versions] == ["v1.1.0", "v1.0.0"]
+
+
+def test_where_one_may_not_be_released_none_is(two: Team, tmp_path: Path) -> None:
+    team = join(two, tmp_path)
+    team.edit("max_increase: 1.0", "max: 0.001")
+    team.commit("A bound that cannot be met")
+    answer = team.call("varietal", "release", "other@v0.1.0", "support@v1.0.0")
+    assert answer.code == 1
+    assert "other@v0.1.0 is not released: the commit is not on the main branch" in answer.err
+    assert "bits_per_byte of score is" in answer.err
+    assert team.must("git", "tag").out == ""
+    assert team.call("varietal", "release", "other@v0.1.0", "other@v0.2.0").code == 4
+
+
+@pytest.mark.slow
+def test_a_version_that_a_colleague_released(two: Team, tmp_path: Path) -> None:
+    team = join(two, tmp_path)
+    team.must("git", "clone", "--quiet", "../origin.git", "../colleague")
+    other = type(team)(root=tmp_path / "colleague")
+    other.must("git", "tag", "--annotate", "--message=theirs", "support@v1.0.0")
+    other.must("git", "push", "--quiet", "origin", "support@v1.0.0")
+    answer = team.call("varietal", "release", "support@v1.0.0", "other@v0.1.0")
+    assert answer.code == 5
+    assert answer.err.startswith("the origin has tags that are not here: support@v1.0.0\n")
+    assert team.must("git", "tag").out == ""
+
+
+@pytest.mark.slow
+def test_a_release_from_a_checkout_without_a_branch(two: Team, tmp_path: Path) -> None:
+    """As a runner checks out: what counts is whether the commit is on the main branch."""
+    team = join(two, tmp_path)
+    team.must("git", "checkout", "--quiet", "--detach")
+    team.must("varietal", "release", "support@v1.0.0")
+
+
+def test_a_release_from_a_shallow_clone(two: Team, tmp_path: Path) -> None:
+    origin = join(two, tmp_path).root.parent / "origin.git"
+    two.must("git", "clone", "--quiet", "--depth=1", f"file://{origin}", str(tmp_path / "shallow"))
+    shallow = type(two)(root=tmp_path / "shallow")
+    answer = shallow.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "history is cut off here, so tags and ancestors are missing: `git fetch --unshallow --tags`" in answer.err
+
+
+def test_descriptors_beside_a_release(two: Team, tmp_path: Path) -> None:
+    team = join(two, tmp_path)
+    team.must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key"))
+    team.must("dvc", "remote", "add", "--quiet", "--local", "--default", "shelf", str(tmp_path / "shelf"))
+    team.must("dvc", "push", "--quiet", "--remote", "shelf", "models/support/dvc.yaml")
+    team.must("varietal", "release", "support@v1.0.0", "--key", str(tmp_path / "key"))
+    team.must("varietal", "promote", "support@v1.0.0", "prod", "--key", str(tmp_path / "key"))
+    with serve(tmp_path / "shelf") as served:
+        host = type(team)(root=tmp_path)
+        trust = str(tmp_path / "key.pub")
+        host.must("varietal", "pull", "support#prod", "model", "--from", served.url, "--trust", trust)
+    original = team.root / "models/support/artifacts/final"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == {
+        path.name: path.read_bytes() for path in original.iterdir()
+    }

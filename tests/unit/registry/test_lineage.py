@@ -9,9 +9,12 @@ from registry.artifact import Artifact, FileEntry, TensorEntry
 from registry.digest import digest_bytes
 from registry.index import Sighting
 from registry.lineage import ancestors, ancestors_of_model, descendants, to_json, to_text
+from registry.record import Renumbered
 from tests.repositories import data_input, input_from, make_record
 
 if TYPE_CHECKING:
+    import pytest
+
     from registry.digest import Digest
     from registry.record import Record
 
@@ -138,3 +141,25 @@ def test_the_models_that_a_model_was_made_from() -> None:
     assert ancestors_of_model(Seen(), OTHER.artifact.digest) == weights
     assert ancestors_of_model(Seen(), TONED.artifact.digest) == {BASE.artifact.weights_digest}
     assert ancestors_of_model(Seen(), BASE.artifact.digest) == frozenset()
+
+
+def test_a_model_whose_layers_have_other_numbers_descends_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Renumbered(digest=BASE.artifact.digest, what="layers")
+    monkeypatch.setattr(f"{__name__}.ALL", (BASE, TONE, replace(TONED, renumbered=(lost,)), OTHER))
+    assert ancestors_of_model(Seen(), TONED.artifact.digest) == frozenset()
+    assert ancestors_of_model(Seen(), OTHER.artifact.digest) == {TONED.artifact.weights_digest}
+
+
+def test_a_model_whose_tokens_have_other_rows_is_an_ancestor_but_for_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    third = make_record("bases:third", _artifact("third"), kind="import")
+    inputs = (input_from(BASE, "model"), input_from(third, "model"), input_from(BASE, "against"))
+    lost = (Renumbered(digest=third.artifact.digest, what="tokens"),)
+    mixed = replace(make_record("a:mixed", _artifact("mixed"), kind="blend", inputs=inputs), renumbered=lost)
+    after = make_record("a:after", _artifact("after"), kind="cast", inputs=(input_from(mixed),))
+    monkeypatch.setattr(f"{__name__}.ALL", (BASE, third, mixed, after))
+    both = {BASE.artifact.weights_digest, third.artifact.weights_digest}
+    assert ancestors_of_model(Seen(), after.artifact.digest) == {*both, mixed.artifact.weights_digest}
+    assert ancestors_of_model(Seen(), after.artifact.digest, rows=True) == {
+        BASE.artifact.weights_digest,
+        mixed.artifact.weights_digest,
+    }

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from registry.changelog import changelog_json, changelog_text
 from registry.digest import digest_bytes
 from registry.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from registry.gate import Judgement
 from registry.git_output import Tag
-from registry.published import Promise, Published, Release, release_message, version_order
+from registry.published import Published, Release, version_order
 from registry.refs import Channel, Version
-from registry.releases import Proposal, disagreements, promote, release, rollback
+from registry.releases import Proposal, disagreements, promote, release, release_all, rollback, withdraw
+from registry.report import report_log
+from registry.tag_message import Promise, release_message
 from tests.repositories import input_from, make_record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry.published import Assignment
     from registry.releases import NewTag
 
 RECORD = make_record("support:final")
@@ -359,3 +365,154 @@ def test_versions_are_ordered_as_semantic_versioning_orders_them() -> None:
     ordered += ["v1.0.0-beta.11", "v1.0.0-rc.1", "v1.0.0", "v1.0.1", "v1.2.0", "v1.10.0", "v2.0.0"]
     assert ordered == sorted(set(ordered), key=version_order)
     assert version_order("v1.0.0-1") < version_order("v1.0.0-a")
+
+
+class Refusing:
+    """A judge that knows the names of those that do not count, and how often it was asked about each."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.asked: list[str] = []
+
+    def refusals(self, assignments: Sequence[Assignment]) -> Sequence[str]:
+        self.asked += [one.ref for one in assignments]
+        return ["not signed" if one.ref in self.names else "" for one in assignments]
+
+
+def test_what_a_judge_refuses_is_stepped_over(tags: Tags) -> None:
+    prod = Channel("support", "prod")
+    for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
+        tags.promote(version)
+    published = Published.read(tags.made, Refusing("support#prod#3"))
+    assert published.channel(prod).version == "v1.1.0"
+    assert published.channels("support") == {"prod": "v1.1.0"}
+    assert published.refused(prod) == ("support#prod#3 does not count: not signed",)
+    assert published.warnings() == published.refused(prod)
+    assert promote(Version("support", "v2.0.0"), "prod", published).name == "support#prod#4"
+    assert '"version": "v1.0.0"' in rollback(prod, published).message
+    nothing = Published.read(tags.made, Refusing("support#prod#1", "support#prod#2", "support#prod#3"))
+    with pytest.raises(NotFoundError) as caught:
+        nothing.channel(prod)
+    assert caught.value.what.startswith("support#prod points at nothing; support#prod#3 does not count: not signed; ")
+
+
+def test_a_judge_is_asked_of_no_more_than_is_needed(tags: Tags) -> None:
+    for number in range(50):
+        tags.promote("v1.0.0" if number % 2 else "v1.1.0")
+    judge = Refusing()
+    assert Published.read(tags.made, judge).channel(Channel("support", "prod")).version == "v1.0.0"
+    assert judge.asked == ["support#prod#50"]
+    judge = Refusing("support#prod#50", "support#prod#49")
+    assert Published.read(tags.made, judge).channel(Channel("support", "prod")).version == "v1.0.0"
+    assert judge.asked == [f"support#prod#{number}" for number in range(50, 41, -1)]
+
+
+def test_the_number_decides_and_not_the_clock(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    tags.promote("v1.1.0")
+    first, second = tags.made[-2:]
+    tags.made[-2:] = [replace(second, created=START), replace(first, created=START + timedelta(days=9))]
+    assert tags.published.channel(Channel("support", "prod")).version == "v1.1.0"
+    log = report_log("support", tags.published, (), "prod")
+    assert [row["number"] for row in cast("list[dict[str, Any]]", log.json)] == [2, 1]
+
+
+def test_numbers_that_were_used_up(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    good = promote(Version("support", "v1.1.0"), "prod", tags.published)
+    for name in (f"support#prod#{10**18 - 1}", "support#staging#2"):
+        tags.add_named(name, good.commit, good.message)
+    published = Published.read(tags.made, Refusing(f"support#prod#{10**18 - 1}"))
+    assert promote(Version("support", "v1.1.0"), "prod", published).name == "support#prod#3"
+
+
+def test_a_release_that_is_withdrawn(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    ref = Version("support", "v1.1.0")
+    tag = withdraw(ref, " wrong\n tokenizer ", tags.published)
+    assert (tag.name, tag.commit) == ("support@v1.1.0!", "commit of v1.1.0")
+    assert tag.message == (
+        'support v1.1.0 is withdrawn\n\n{\n  "reason": "wrong tokenizer",\n  "schema": "varietal/withdrawal/1",\n'
+        '  "variant": "support",\n  "version": "v1.1.0"\n}\n'
+    )
+    tags.add(tag)
+    for again in (
+        lambda: tags.published.release(ref),
+        lambda: promote(ref, "prod", tags.published),
+    ):
+        with pytest.raises(NotFoundError, match="support@v1\\.1\\.0 was withdrawn"):
+            again()
+    with pytest.raises(ConflictError, match="was withdrawn already"):
+        withdraw(ref, "", tags.published)
+    with pytest.raises(NotFoundError, match="there is no release support@v9"):
+        withdraw(Version("support", "v9.0.0"), "", tags.published)
+
+
+def test_a_release_that_a_channel_points_at_is_not_withdrawn_by_mistake(tags: Tags) -> None:
+    tags.promote("v1.0.0")
+    tags.promote("v1.1.0")
+    ref = Version("support", "v1.1.0")
+    with pytest.raises(RefusedError) as caught:
+        withdraw(ref, "", tags.published)
+    assert caught.value.what == "prod of support is v1.1.0"
+    assert caught.value.mend.startswith("`varietal rollback support#prod`, or promote another version, first; ")
+    assert withdraw(ref, "", tags.published, in_use=True).name == "support@v1.1.0!"
+    tags.rollback()
+    assert withdraw(ref, "", tags.published).name == "support@v1.1.0!"
+
+
+def test_several_releases_are_made_or_none() -> None:
+    one, two = proposal("v1.0.0"), proposal("v1.0.0", ref=Version("other", "v1.0.0"))
+    tags = release_all([one, two], Published.read([]))
+    assert [tag.name for tag in tags] == ["support@v1.0.0", "other@v1.0.0"]
+    with pytest.raises(RefusedError) as caught:
+        release_all([one, replace(two, changes=("a",))], Published.read([]))
+    assert caught.value.what == "other@v1.0.0 is not released: the work tree differs from the commit: a"
+    with pytest.raises(RefusedError) as caught:
+        release_all([replace(one, stage="gone"), replace(two, on_main=False)], Published.read([]))
+    assert caught.value.what == (
+        "the commit has no record of support:gone; other@v1.0.0 is not released: the commit is not on the main branch "
+        "(that of the origin, where there is one; fetch and push first)"
+    )
+
+
+def test_a_shallow_clone_is_told_how_to_mend_it() -> None:
+    with pytest.raises(RefusedError) as caught:
+        release(proposal("v1.0.0", shallow=True, on_main=False), Published.read([]))
+    assert caught.value.what == (
+        "support@v1.0.0 is not released: history is cut off here, so tags and ancestors are missing: "
+        "`git fetch --unshallow --tags`"
+    )
+
+
+def test_notes_stand_after_what_is_read_by_machines(tags: Tags) -> None:
+    tag = release(proposal("v3.0.0", notes=("Since v2.0.0", "- stage tone: train.steps 2 -> 4")), tags.published)
+    assert tag.message.endswith("\n}\n\nSince v2.0.0\n- stage tone: train.steps 2 -> 4\n")
+    tags.add(tag)
+    found = tags.published.release(Version("support", "v3.0.0"))
+    assert found.promise() == Promise.of(RECORD)
+    assert found.notes() == ("Since v2.0.0", "- stage tone: train.steps 2 -> 4")
+    assert tags.published.release(Version("support", "v2.0.0")).notes() == ()
+    signed = replace(found, message=found.message + "-----BEGIN SSH SIGNATURE-----\nU1N\n")
+    assert (signed.promise(), signed.notes()) == (found.promise(), found.notes())
+
+
+def test_the_changelog_is_told_from_the_tags(tags: Tags) -> None:
+    tags.add(release(proposal("v3.0.0", notes=("Since v2.0.0", "- weights: the same")), tags.published))
+    tags.add(withdraw(Version("support", "v2.0.0"), "", tags.published))
+    text = changelog_text("support", tags.published)
+    assert text.startswith(
+        "# support\n\nWritten from the tags of the releases by `varietal changelog support --write`.\n\n"
+        "## v3.0.0, 2026-01-01\n\nSince v2.0.0\n\n- weights: the same\n\n"
+        "## v2.0.0, 2026-01-01, withdrawn\n\nmade without notes\n"
+    )
+    rows = cast("list[dict[str, Any]]", changelog_json("support", tags.published))
+    assert [(row["version"], row["withdrawn"]) for row in rows[:2]] == [("v3.0.0", False), ("v2.0.0", True)]
+
+
+def test_an_assignment_that_means_other_bytes_than_its_release(tags: Tags) -> None:
+    good = promote(Version("support", "v1.0.0"), "prod", tags.published)
+    tags.add_named(good.name, good.commit, good.message.replace(str(RECORD.artifact.digest), f"sha256:{'0' * 64}"))
+    with pytest.raises(ConflictError) as caught:
+        tags.published.channel(Channel("support", "prod"))
+    assert caught.value.what == "support#prod#1 means other bytes than support@v1.0.0"

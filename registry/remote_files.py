@@ -1,0 +1,89 @@
+"""Small named files on a DVC remote of any type, beside its objects."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import InvalidError, MachineError, NotFoundError
+from registry.remote import Database, connect, narrowed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RemoteFiles"]
+
+_OBJECTS = "/files/md5"
+
+
+class RemoteFiles:
+    """Files by path from the root of a remote."""
+
+    def __init__(self, root: Path, remote: str = "") -> None:
+        """Use a remote of the repository at ``root``: the one of that name, else the default one."""
+        self._root = root
+        self._remote = remote
+        self._database: Database | None = None
+
+    @property
+    def name(self) -> str:
+        """``remote 'storage'``, or ``the default remote`` while its name is not known."""
+        return f"remote {self._remote!r}" if self._remote else "the default remote"
+
+    def read(self, path: str, limit_bytes: int) -> bytes | None:
+        """A file; ``None`` where there is none.
+
+        Raises:
+            InvalidError: It is longer than it may be.
+            DeniedError: The remote does not let us read.
+            TransportError: The remote does not answer as it should.
+        """
+        database, place = self._place(path)
+        try:
+            with narrowed(path, self.name), database.fs.open(place, "rb") as stream:
+                data = stream.read(limit_bytes + 1)
+        except NotFoundError:
+            return None
+        if len(data) > limit_bytes:
+            raise InvalidError(
+                f"{path} has more than {limit_bytes} bytes", where=self.name, mend="find out who wrote it"
+            )
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, whole or not at all where the remote can do that: a folder and the object stores can.
+
+        Raises:
+            DeniedError: The remote does not let us write.
+            TransportError: The remote does not answer as it should.
+            MachineError: This type of remote cannot be written to.
+        """
+        database, place = self._place(path)
+        with tempfile.TemporaryDirectory(prefix="varietal-") as folder:
+            file = Path(folder) / "file"
+            file.write_bytes(data)
+            self._attempt(lambda: database.fs.makedirs(database.fs.parent(place), exist_ok=True), path)
+            self._attempt(lambda: database.fs.put_file(str(file), place), path)
+
+    def _attempt(self, act: Callable[[], object], path: str) -> None:
+        try:
+            with narrowed(path, self.name):
+                act()
+        except NotFoundError as error:
+            raise MachineError(
+                f"{path} cannot be written: {error.what}", where=self.name, mend="name a remote that takes files"
+            ) from error
+
+    def _place(self, path: str) -> tuple[Database, str]:
+        """Where a file lies: beside the folder in which DVC keeps its objects."""
+        if self._database is None:
+            self._database, self._remote = connect(self._root, self._remote)
+        database = self._database
+        if not database.path.rstrip("/").endswith(_OBJECTS):
+            raise InvalidError(
+                f"objects lie under {database.path}, not under {_OBJECTS}",
+                where=self.name,
+                mend="descriptors need a remote as DVC 3 lays it out",
+            )
+        return database, database.fs.join(database.path.rstrip("/").removesuffix(_OBJECTS), *path.split("/"))
