@@ -92,9 +92,11 @@ def parse_tokenizer(data: bytes, *, where: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(data.decode())
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    except Exception as error:
-        if type(error) is not Exception and not isinstance(error, UnicodeDecodeError):
-            raise  # the library raises the bare class; all else is none of its faults
+    except BaseException as error:
+        # The library raises the bare class, or where its own code fails what is no Exception; all else is none of its.
+        panicked = type(error).__name__ == "PanicException"
+        if type(error) is not Exception and not isinstance(error, UnicodeDecodeError) and not panicked:
+            raise
         raise _broken(str(error), where) from error
     return tokenizer
 

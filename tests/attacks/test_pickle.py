@@ -98,6 +98,43 @@ def test_a_tensor_that_is_not_plain_is_named(tmp_path: Path) -> None:
     assert caught.value.what == "tensor 'w' is torch.sparse_coo of torch.float32, no plain tensor"
 
 
+def test_a_tensor_without_numbers_is_named(tmp_path: Path) -> None:
+    torch.save({"w": torch.empty(2, 3, device="meta")}, tmp_path / NAME)
+    assert str(refusal(tmp_path)) == (
+        "tensor 'w' is on the meta device: it has a shape and no numbers\n"
+        f"  where: {tmp_path / NAME}\n"
+        "  mend: load the model with its weights before it is saved, and import that"
+    )
+
+
+@pytest.mark.parametrize("shape", [(1 << 24, 1 << 24), (2, 3)])
+def test_a_tensor_of_more_numbers_than_are_stored_is_named(tmp_path: Path, shape: tuple[int, int]) -> None:
+    torch.save({"w": torch.zeros(1, 1).expand(shape)}, tmp_path / NAME)
+    assert str(refusal(tmp_path)) == (
+        f"tensor 'w' is {list(shape)} of 1 stored numbers, repeated\n"
+        f"  where: {tmp_path / NAME}\n"
+        "  mend: save the model with `.contiguous()` tensors, and import that"
+    )
+
+
+def test_an_index_that_contradicts_its_files_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "pytorch_model.bin.index.json"
+    torch.save({"w": torch.ones(1), "v": torch.ones(1)}, tmp_path / NAME)
+    for weight_map, what in (
+        ({"v": NAME, "w": NAME, "x": NAME}, f"tensor 'x': the index says {NAME}, it is in no file"),
+        ({"w": NAME}, f"tensor 'v': the index says nothing, it is in {NAME}"),
+        ({"v": "other.bin", "w": NAME}, f"tensor 'v': the index says other.bin, it is in {NAME}"),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(InvalidError) as caught:
+            read_pickled(tmp_path, [NAME])
+        assert str(caught.value) == (
+            f"{what}\n  where: {index}\n  mend: fetch the model again; its index and its files do not belong together"
+        )
+    index.write_text(json.dumps({"weight_map": {"v": NAME, "w": NAME}}))
+    assert list(read_pickled(tmp_path, [NAME])) == ["v", "w"]
+
+
 def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in (NAME, "other.bin"):
         torch.save({"w": torch.ones(1)}, tmp_path / name)
@@ -109,7 +146,6 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
 def test_a_table_may_lie_in_state_dict_and_in_the_older_form(tmp_path: Path) -> None:
     values = {"state_dict": {"b": torch.arange(6).view(2, 3).T, "a": torch.ones(2)}}
     torch.save(values, tmp_path / NAME, _use_new_zipfile_serialization=False)
-    found, aliases = read_pickled(tmp_path, [NAME])
+    found = read_pickled(tmp_path, [NAME])
     assert list(found) == ["a", "b"]
-    assert not aliases
     assert torch.equal(found["b"].tensor, values["state_dict"]["b"])
