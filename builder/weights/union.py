@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from builder.weights.folder import plain_file
 from builder.weights.token_ids import id_of
@@ -140,8 +140,20 @@ def _longest(base: TokenIds, others: Sequence[TokenIds]) -> TokenIds:
 def _merges(one: TokenIds) -> list[tuple[str, ...]]:
     """Pairs of tokens, in the order in which they are joined; older files write a pair as one text."""
     merges = one.model.get("merges", [])
-    listed = merges if isinstance(merges, list) else []
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(cast("list[str]", pair)) for pair in listed]
+    return [_merge(one, pair) for pair in merges] if isinstance(merges, list) else []
+
+
+def _merge(one: TokenIds, pair: JSON) -> tuple[str, ...]:
+    if isinstance(pair, str):
+        return tuple(pair.split(" "))
+    parts = [part for part in pair if isinstance(part, str)] if isinstance(pair, list) else []
+    if not isinstance(pair, list) or len(parts) != len(pair):
+        raise InvalidError(
+            f"the tokenizer of {one.name} has {pair!r} among its merges, which is no pair of tokens",
+            where=f"{one.name}: {_TOKENIZER}",
+            mend="import a model whose tokenizer.json is sound",
+        )
+    return tuple(parts)
 
 
 def _check_flags(added: Mapping[str, Mapping[str, JSON]], base: TokenIds, other: TokenIds) -> None:

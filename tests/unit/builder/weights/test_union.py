@@ -182,3 +182,14 @@ def test_a_file_beside_the_tokenizer_that_leads_elsewhere_is_refused(tmp_path: P
         unite(base, [tokens(tmp_path, "b", entry("<end>", 5), entry("<new>", 6))], rows=6)
     assert caught.value.what == "tokenizer_config.json is a symlink, a folder or a special file"
     assert caught.value.where == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize("pair", [True, [1, "b"], None])
+def test_a_merge_that_is_no_pair_of_tokens_is_refused(tmp_path: Path, pair: JSON) -> None:
+    model: JSON = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [pair]}
+    one = tokens(tmp_path, "a", model=model)
+    with pytest.raises(InvalidError) as caught:
+        unite(one, [tokens(tmp_path, "b", model=model)], rows=8)
+    assert str(caught.value).startswith(
+        f"the tokenizer of a has {pair!r} among its merges, which is no pair of tokens\n  where: a: tokenizer.json"
+    )
