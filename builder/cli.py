@@ -115,8 +115,10 @@ def _run(
     if only:
         raise InvalidError(f"unexpected {' '.join(only)}", where="varietal run", mend="name one stage")
     from builder.run import run_stage
+    from builder.share import take_share
     from registry.history import Repository
 
+    take_share(os.environ)  # before torch counts its threads
     with Index.open(Repository(root)) as index:
         run_stage(root, Address(variant=variant, stage=stage), index=index, store=registry_cli.open_store(), say=say)
 

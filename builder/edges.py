@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
+from builder.address import Address, DataFile, Source
 from builder.manifest import (
     BaseName,
     BlendStage,
@@ -36,29 +37,6 @@ if TYPE_CHECKING:
     from registry.canonical import JSON
 
 __all__ = ["Address", "DataFile", "Edge", "Source", "edges_of", "plain", "resolve"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class Address:
-    """A stage of a variant, or with the variant ``bases`` an imported base."""
-
-    variant: str
-    stage: str
-
-    def __str__(self) -> str:
-        """``variant:stage``, as a ref."""
-        return f"{self.variant}:{self.stage}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFile:
-    """A data set: path from the root, and the format of its rows."""
-
-    path: str
-    format: str
-
-
-Source: TypeAlias = Address | DataFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

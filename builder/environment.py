@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from registry.errors import MachineError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from builder.runner import Runner
 
-__all__ = ["DEPENDS_ON", "Device", "environment", "prepare"]
+__all__ = ["DEPENDS_ON", "Device", "Gain", "environment", "prepare"]
 
 DEPENDS_ON = ("device", "versions", "micro-batch", "threads")
 """What results of arithmetic depend on beyond inputs and settings, by its rounding."""
@@ -56,6 +56,10 @@ _SILENT: Mapping[str, str] = {
 }
 
 
+Gain: TypeAlias = Literal["much", "little", "none"]
+"""What a GPU gives a stage: ``auto`` takes one where it gives much, ``cuda`` where it gives anything."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """Where the arithmetic of a stage happens.
@@ -71,12 +75,13 @@ class Device:
     threads: int
 
 
-def prepare(runner: Runner, *, threads: int = 0) -> Device:
+def prepare(runner: Runner, *, threads: int = 0, gain: Gain = "much") -> Device:
     """Make this process quiet, offline and deterministic, and choose its device.
 
     Args:
         runner: Settings of this machine.
         threads: CPU threads to take instead of the runner's; a resumed training keeps those that it began with.
+        gain: What a GPU gives the stage.
 
     Raises:
         MachineError: The runner asks for a GPU and there is none.
@@ -88,15 +93,15 @@ def prepare(runner: Runner, *, threads: int = 0) -> Device:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(wanted)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
-    if runner.device == "cpu":
+    if runner.device == "cpu" and gain == "much":  # others name their device themselves wherever they use one
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif "LOCAL_RANK" not in os.environ:
         # One process drives one GPU; with several in sight, transformers would spread a batch over them by itself.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    return _device(runner.device, wanted)
+    return _device(runner.device, wanted, gain)
 
 
-def _device(wanted: str, threads: int) -> Device:
+def _device(wanted: str, threads: int, gain: Gain) -> Device:
     import torch
 
     torch.set_num_threads(threads)
@@ -104,9 +109,10 @@ def _device(wanted: str, threads: int) -> Device:
     # Filling fresh memory would cost time and protects only against reads of memory that nobody wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property
     torch.backends.cudnn.benchmark = False
-    if wanted != "cpu" and torch.cuda.is_available():
+    found = (wanted == "cuda" or (wanted == "auto" and gain == "much")) and torch.cuda.is_available()
+    if found and gain != "none":
         return Device(kind="cuda", name=torch.cuda.get_device_name(), threads=threads)
-    if wanted == "cuda":
+    if wanted == "cuda" and not found:
         raise MachineError(
             "no CUDA device is available",
             where=".varietal/runner.yaml: device",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from builder.manifest import Manifest, Stage
     from registry.canonical import JSON
 
-__all__ = ["Address", "DataFile", "Edge", "Node", "Source", "build_graph", "resolve"]
+__all__ = ["Address", "DataFile", "Edge", "Node", "Source", "build_graph", "reference_fields", "resolve"]
 
 ImportSource: TypeAlias = FolderBase | HubBase | FolderAdapter | HubAdapter | PinnedRef
 
@@ -162,5 +162,11 @@ def _plain_settings(settings: Stage | ImportSource) -> dict[str, JSON]:
         case PinnedRef():
             return {"artifact": str(settings.digest)}
         case _:
-            named = _REFERENCES | ({"layers"} if isinstance(settings, BlendStage) else set())
+            named = reference_fields(type(settings))
             return {one.name: plain(getattr(settings, one.name)) for one in fields(settings) if one.name not in named}
+
+
+def reference_fields(table: type[Stage]) -> frozenset[str]:
+    """Fields of a stage's table that an action leaves out: what they name is in it by digest."""
+    layers = {"layers"} if table is BlendStage else set()
+    return frozenset(one.name for one in fields(table)) & (_REFERENCES | layers)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from builder.obtain import obtain
+from builder.obtain import obtain, read_verified
+from builder.scratch import scratch_folder
+from builder.work import full_disk
 from registry.artifact import LISTING, Artifact
 from registry.errors import NotFoundError
 from registry.history import Repository
@@ -30,7 +31,7 @@ __all__ = ["open_artifact", "tensors_of"]
 def open_artifact(
     find_root: Callable[[], Path], ref: str, open_store: Callable[[], Store], say: Callable[[str], None]
 ) -> Iterator[tuple[Path, Artifact]]:
-    """The folder and the listing of what a person names; what is not in the work tree is fetched for as long.
+    """The folder of what a person names, and what is in it by its files; what a ref names is fetched for as long.
 
     Args:
         find_root: Gives the root of the repository; called for a ref only.
@@ -41,18 +42,18 @@ def open_artifact(
     Raises:
         NotFoundError: There is nothing of that name, or its bytes are nowhere.
         InvalidError: ``ref`` is no ref, or a file breaks its format.
-        DigestMismatchError: The bytes are not those of the record.
+        DigestMismatchError: The bytes are not those of the record, or not as the folder's own listing says.
     """
     folder = Path(ref)
     if folder.is_dir():
-        yield folder, Artifact.read(folder) if (folder / LISTING).is_file() else Artifact.from_folder(folder, "model")
+        has_listing = (folder / LISTING).is_file()
+        yield folder, read_verified(folder) if has_listing else Artifact.from_folder(folder, "model")
         return
     repository = Repository(find_root())
     record = resolve(repository, parse(ref)).record
     place = repository.root / ".varietal" / "opened"
-    place.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place) as scratch, Index.open(repository) as index:
-        target = Path(scratch) / "artifact"
+    with full_disk(ref), scratch_folder(place) as scratch, Index.open(repository) as index:
+        target = scratch / "artifact"
         yield (
             target,
             obtain(repository.root, record.artifact.digest, ref, target, index=index, store=open_store(), say=say),

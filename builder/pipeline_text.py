@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from registry.canonical import JSON
 
@@ -25,42 +25,44 @@ _LONGEST: Final = 100  # a longer key is written in another form
 
 def pipeline_text(document: Mapping[str, JSON]) -> str:
     """The text of a document of tables, lists and texts; keys stay in their order."""
+    lines: list[str] = []
     try:
-        return "".join(_table(document, ""))
+        _add_table(lines, document, "", "")
     except _UnusualKeyError:
         return _dumped({**document})
+    lines.append("")
+    return "\n".join(lines)
 
 
 class _UnusualKeyError(Exception):
     """A key that is not written as it is."""
 
 
-def _table(table: Mapping[str, JSON], indent: str) -> Iterator[str]:
+def _add_table(lines: list[str], table: Mapping[str, JSON], first: str, indent: str) -> None:
+    """Add a table's entries; what stands before the first of them is ``first``, before the others ``indent``."""
+    before = first
     for key, value in table.items():
         if not _is_plain(key):
             raise _UnusualKeyError
-        yield from _entry(f"{indent}{key}:", value, indent)
+        if isinstance(value, str):
+            lines.append(f"{before}{key}: {_scalar(value)}")
+        elif isinstance(value, dict):
+            lines.append(f"{before}{key}:" if value else f"{before}{key}: {{}}")
+            _add_table(lines, value, f"{indent}  ", f"{indent}  ")
+        elif isinstance(value, list):
+            lines.append(f"{before}{key}:" if value else f"{before}{key}: []")
+            for item in value:  # not indented below the key
+                _add_item(lines, item, indent)
+        else:
+            lines.append(f"{before}{key}: {_scalar(value)}")
+        before = indent
 
 
-def _entry(head: str, value: JSON, indent: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        yield f"{head}\n" if value else f"{head} {{}}\n"
-        yield from _table(value, f"{indent}  ")
-    elif isinstance(value, list):
-        yield f"{head}\n" if value else f"{head} []\n"
-        for item in value:  # not indented below the key
-            yield from _item(item, indent)
-    else:
-        yield f"{head} {_scalar(value)}\n"
-
-
-def _item(item: JSON, indent: str) -> Iterator[str]:
+def _add_item(lines: list[str], item: JSON, indent: str) -> None:
     if isinstance(item, dict) and item:
-        lines = _table(item, f"{indent}  ")
-        yield f"{indent}- {next(lines).removeprefix(f'{indent}  ')}"
-        yield from lines
+        _add_table(lines, item, f"{indent}- ", f"{indent}  ")
     else:
-        yield f"{indent}- {_scalar(item)}\n"
+        lines.append(f"{indent}- {_scalar(item)}")
 
 
 def _scalar(value: JSON) -> str:
@@ -69,6 +71,7 @@ def _scalar(value: JSON) -> str:
     return _dumped([value]).removeprefix("- ").removesuffix("\n")
 
 
+@cache
 def _is_plain(text: str) -> bool:
     return len(text) <= _LONGEST and _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
 

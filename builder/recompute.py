@@ -1,88 +1,79 @@
 """Proves weights by making them again: every stage of a lineage that computes weights from weights, from its inputs.
 
-For each such stage, the ones that others build on first:
+The lineage is walked through records that the checked-out history vouches for (:mod:`registry.vouched`), those that
+others build on first. Each of its stages has a verdict:
 
-1. Its inputs are fetched by the digests of its record, and hashed.
-2. The stage function runs in a folder of its own, with the settings of the recorded action.
-3. What comes out must have the artifact digest of the record: every file, byte for byte.
+``same``
+    Its inputs were fetched by the digests of its record and hashed, its function ran in a folder of its own with the
+    settings of the recorded action, and the very bytes of the record came out. What the record says of them holds, too:
+    the listing, the weights digest, the weights digests of the inputs, the components, what has another number than in
+    an input, the metrics, and what else the bytes depend on. So does an import from a folder of this repository that
+    has its pin still, and a pinned release whose digest is that of the pin.
+``differs``
+    Something of that is otherwise; each field is named.
+``undecided``
+    It cannot be told here: other bytes came out, but by the stage's own word they depend on the machine; or this tool
+    has another recipe of the kind.
+``recorded``
+    It was not computed, and rests on its record: a training, an import from outside, or there is no record at all.
 
-Where the bytes may depend on the machine, which the record says, another digest proves nothing, and is told apart.
+What a record says of its making, which is no function of the bytes (environment, device, duration, memory, notes, names
+and places of its inputs), is not looked at.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+import re
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, get_args
 
+from builder.call import call
+from builder.graph import reference_fields
 from builder.kinds import KINDS
-from builder.manifest import Stage
+from builder.load import load
+from builder.manifest import BlendStage, FolderAdapter, FolderBase, Stage
 from builder.obtain import obtain
+from builder.origins import pin_of, walk
+from builder.proof import Mismatch, Recomputed, StageProof, judge, row
+from builder.room import check_room
 from builder.runner import read_runner
+from builder.scratch import scratch_folder
+from builder.sources import folder_pin
 from builder.stage import Context, Input
 from builder.tables import restore
+from builder.work import full_disk
 from registry.artifact import Artifact
-from registry.errors import DigestMismatchError, NotFoundError, RefusedError
-from registry.lineage import ancestors, ancestors_of_model
+from registry.errors import Error, NotFoundError
+from registry.history import Repository
+from registry.lineage import ancestors_of_model
+from registry.record import ArtifactSummary
+from registry.vouched import Vouched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from builder.graph import ImportSource
+    from builder.origins import Step
     from registry.canonical import JSON
     from registry.digest import Digest
     from registry.index import Index
     from registry.record import Record, RecordInput
     from registry.store import Store
 
-__all__ = ["Recomputed", "recompute"]
+__all__ = ["recompute"]
+
+_LAYERS: Final = re.compile(r"\d{1,4}(?:-\d{1,4})?")
+_NOT_COMPUTED: Final = {
+    "pretrain": "a training is not computed again",
+    "sft": "a training is not computed again",
+    "dpo": "a training is not computed again",
+    "evaluate": "an evaluation is not computed again",
+}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recomputed:
-    """One stage that was computed again.
-
-    Attributes:
-        ref: The stage, as its record names it.
-        recorded: The artifact digest of the record.
-        got: What came out.
-        depends_on: What else the bytes depend on, by the record.
-    """
-
-    ref: str
-    recorded: Digest
-    got: Digest
-    depends_on: tuple[str, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether the same bytes came out."""
-        return self.got == self.recorded
-
-    def to_json(self) -> dict[str, JSON]:
-        """Row of the JSON form."""
-        return {
-            "ref": self.ref,
-            "recorded": str(self.recorded),
-            "got": str(self.got),
-            "holds": self.holds,
-            "depends_on": list(self.depends_on),
-        }
-
-    def __str__(self) -> str:
-        """One line."""
-        if self.holds:
-            return f"{self.ref}: computed again from its recorded inputs, {self.got}"
-        if self.depends_on:
-            why = " and ".join(self.depends_on)
-            return f"{self.ref}: this machine gives {self.got}, the record says {self.recorded}; it depends on {why}"
-        return f"{self.ref}: DIFFERS, {self.got} came out, the record says {self.recorded}"
-
-
-def recompute(
-    root: Path, record: Record, *, index: Index, store: Store, say: Callable[[str], None]
-) -> tuple[Recomputed, ...]:
+def recompute(root: Path, record: Record, *, index: Index, store: Store, say: Callable[[str], None]) -> Recomputed:
     """Compute every weights stage of an artifact's lineage again.
 
     Args:
@@ -93,92 +84,159 @@ def recompute(
         say: Tells the person at the terminal.
 
     Returns:
-        One entry a stage, those that others build on first; the caller looks whether they hold.
+        A verdict for each stage of the lineage; the caller looks what they are.
 
     Raises:
-        NotFoundError: No stage of the lineage computes weights from weights, or an input's bytes are nowhere.
-        RefusedError: A stage ran under another recipe than this tool has.
+        NotFoundError: No stage of the lineage can be computed here, or an input's bytes are nowhere.
         InvalidError: A recorded action does not fit this tool.
         MachineError: Disk or memory.
     """
-    stages = list(_stages(record, index))
-    if not stages:
+    believed = Vouched(Repository(root), index)
+    bench = _Bench(root=root, index=index, store=store, believed=believed, say=say)
+    found = Recomputed(stages=tuple(_prove(bench, step) for step in walk(record, believed)))
+    if all(one.verdict == "recorded" for one in found.stages):
+        reasons = "; ".join(f"{one.ref}: {one.reason}" for one in found.stages)
         raise NotFoundError(
-            f"nothing in the lineage of {record.ref} computes weights from weights",
+            f"nothing in the lineage of {record.ref} can be computed again ({reasons})",
             where=record.ref,
-            mend="verify it without --recompute; trainings are not computed again",
+            mend="verify it without --recompute",
         )
-    return tuple(_again(root, one, index=index, store=store, say=say) for one in stages)
+    return found
 
 
-def _stages(record: Record, index: Index) -> Iterator[Record]:
-    """The weights stages of a lineage, the artifact itself last."""
-    lineage = ancestors(record, lambda digest: [one.record for one in index.by_artifact(digest)])
-    seen: set[Digest] = set()
-    waiting = [(lineage.start, False)]
-    while waiting:
-        # A stage that changes nothing gives its own input: what was met before is not waited for.
-        digest, ready = waiting.pop()
-        node = lineage.nodes[digest]
-        if not ready:
-            if digest not in seen:
-                seen.add(digest)
-                waiting += [(digest, True), *((made, False) for _, made in reversed(node.next))]
-            continue
-        if node.record is not None and node.record.kind in KINDS and KINDS[node.record.kind].weights:
-            yield node.record
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bench:
+    """Where and with what stages are computed."""
+
+    root: Path
+    index: Index
+    store: Store
+    believed: Vouched
+    say: Callable[[str], None]
 
 
-def _again(root: Path, record: Record, *, index: Index, store: Store, say: Callable[[str], None]) -> Recomputed:
-    kind = KINDS[record.kind]
-    if record.action.recipe != kind.recipe:
-        raise RefusedError(
-            f"recipe {record.action.recipe} of kind {record.kind!r} made it, this tool has {kind.recipe}",
-            where=record.ref,
-            mend=f"install the version of this tool that has recipe {record.action.recipe}",
-        )
-    say(f"{record.ref}: {record.kind}, from {len(record.inputs)} inputs")
-    place = root / ".varietal" / "recompute"
-    place.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=place))
-    try:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Watched(Context[object]):
+    """A context that keeps which inputs were asked for, by their place."""
+
+    used: set[int] = field(default_factory=set)
+
+    def all(self, role: str) -> tuple[Input, ...]:
+        """Every input of a role."""
+        found = Context.all(self, role)
+        self.used.update(place for place, one in enumerate(self.inputs) if one in found)
+        return found
+
+    def find(self, role: str) -> Input | None:
+        """The first input of a role, and no other one."""
+        found = Context.all(self, role)
+        if found:
+            self.used.add(self.inputs.index(found[0]))
+        return found[0] if found else None
+
+
+def _prove(bench: _Bench, step: Step) -> StageProof:
+    record = step.record
+    if record is None:
+        return StageProof(ref=step.ref, kind="", verdict="recorded", recorded=step.digest, reason=step.reason)
+    told = _told(step, record)
+    if told is not None:
+        return told
+    if record.kind != "import":
+        return _again(bench, record, _settings(record))
+    source = _folder_of(bench.root, record)
+    if source is None:
+        pin = " ".join(str(value) for value in record.action.settings.values())
+        return _recorded(record, f"what it was imported from is not in this repository as it was pinned ({pin})")
+    return _again(bench, record, source)
+
+
+def _told(step: Step, record: Record) -> StageProof | None:
+    """What can be said of a stage without computing it; ``None`` where it has to be computed."""
+    kind, pin = KINDS.get(record.kind), pin_of(record)
+    if "artifact" in pin:
+        return _pinned(record, str(pin["artifact"]), step.source)
+    if kind is None:
+        return _undecided(record, f"this tool has no kind {record.kind!r}")
+    if "hub" in pin:
+        return _recorded(record, f"it was imported from the Hub: {pin['hub']} at {pin.get('revision')}")
+    if record.kind != "import" and not kind.weights:
+        return _recorded(record, _NOT_COMPUTED.get(record.kind, f"a stage of kind {record.kind} is not computed again"))
+    if (made := record.action.recipe) != kind.recipe:
+        here = f"recipe {made} of kind {record.kind!r} made it, this tool has {kind.recipe}"
+        return _undecided(record, f"{here}; a tool that has {made} can tell")
+    return _other_inputs(record)
+
+
+def _other_inputs(record: Record) -> StageProof | None:
+    """What can be said where a record's inputs are not those of its action; ``None`` where they are."""
+    done = Counter((one.role, str(one.digest)) for one in record.action.inputs)
+    said = Counter((one.role, str(one.digest)) for one in record.inputs)
+    if done == said:
+        return None
+    odd = Mismatch(field="inputs", recorded=_listed(said - done), got=f"{_listed(done - said)} by its action")
+    return row(record, "differs", mismatches=(odd,))
+
+
+def _listed(some: Counter[tuple[str, str]]) -> str:
+    return ", ".join(f"{role} {digest}" for role, digest in sorted(some.elements())) or "nothing more"
+
+
+def _pinned(record: Record, pin: str, source: Record | None) -> StageProof:
+    if pin != str(record.artifact.digest):
+        odd = Mismatch(field="artifact.digest", recorded=str(record.artifact.digest), got=f"{pin} by its pin")
+        return row(record, "differs", mismatches=(odd,))
+    if source is None:
+        return _recorded(record, "the record of the release that it is pinned to is not in this history")
+    if source.artifact != record.artifact:
+        odd = Mismatch(field="artifact", recorded="something else", got=f"what {source.ref} says")
+        return row(record, "differs", mismatches=(odd,))
+    return row(record, "same", reason=f"it is {source.ref} by its pin")
+
+
+def _undecided(record: Record, reason: str) -> StageProof:
+    return row(record, "undecided", reason=reason)
+
+
+def _recorded(record: Record, reason: str) -> StageProof:
+    return row(record, "recorded", reason=reason)
+
+
+def _again(bench: _Bench, record: Record, settings: Any) -> StageProof:  # noqa: ANN401 - the table of any kind
+    bench.say(f"{record.ref}: {record.kind}, from {len(record.inputs)} inputs")
+    place = bench.root / ".varietal" / "recompute"
+    with full_disk(record.ref), scratch_folder(place) as scratch:
         inputs = tuple(
-            _input(root, record, one, scratch / f"input-{number}", index=index, store=store, say=say)
-            for number, one in enumerate(record.inputs)
+            _input(bench, one, said, scratch / f"input-{number}")
+            for number, (one, said) in enumerate(_with_settings(record))
         )
+        if isinstance(settings, BlendStage):
+            settings = replace(settings, layers=_layers(inputs))
+        check_room(bench.root, settings, inputs)
         work, out = scratch / "work", scratch / "out"
         work.mkdir()
         out.mkdir()
-        context = Context(
-            settings=_settings(record),
+        context = _Watched(
+            settings=settings,
             inputs=inputs,
             work=work,
             out=out,
-            root=root,
-            runner=read_runner(root),
-            say=say,
+            root=bench.root,
+            runner=read_runner(bench.root),
+            say=bench.say,
         )
-        outcome = kind.load()(context)
-        got = Artifact.from_folder(out, outcome.type, outcome.written).digest
-    finally:
-        shutil.rmtree(scratch)
-    return Recomputed(
-        ref=record.ref, recorded=record.artifact.digest, got=got, depends_on=record.depends_on or outcome.depends_on
-    )
+        outcome = call(record.kind, context, where=record.ref)
+        got = ArtifactSummary.of(Artifact.from_folder(out, outcome.type, outcome.written))
+    unused = tuple(one for place, one in enumerate(inputs) if place not in context.used)
+    return judge(record, inputs, unused, outcome, got)
 
 
-def _input(
-    root: Path,
-    record: Record,
-    one: RecordInput,
-    folder: Path,
-    *,
-    index: Index,
-    store: Store,
-    say: Callable[[str], None],
-) -> Input:
+# What it is computed from
+
+
+def _input(bench: _Bench, one: RecordInput, said: Mapping[str, JSON], folder: Path) -> Input:
     """An input by its recorded digest, fetched and hashed."""
-    artifact = obtain(root, one.digest, one.source, folder, index=index, store=store, say=say)
+    artifact = obtain(bench.root, one.digest, one.source, folder, index=bench.index, store=bench.store, say=bench.say)
     return Input(
         role=one.role,
         name=one.name,
@@ -186,36 +244,60 @@ def _input(
         digest=one.digest,
         artifact=artifact,
         format="",
-        settings=_said(record, one),
+        settings=said,
         source=one.source,
-        ancestors=ancestors_of_model(index, one.digest) if one.role == "from" else frozenset(),
+        ancestors=ancestors_of_model(bench.believed, one.digest) if one.role == "from" else frozenset(),
+        row_ancestors=ancestors_of_model(bench.believed, one.digest, rows=True) if one.role == "from" else None,
     )
 
 
-def _said(record: Record, one: RecordInput) -> dict[str, JSON]:
-    """What the stage says on an input alone.
-
-    Raises:
-        DigestMismatchError: The action does not know the input.
-    """
-    found = [each for each in record.action.inputs if (each.role, each.digest) == (one.role, one.digest)]
-    same = [each for each in record.inputs if (each.role, each.digest) == (one.role, one.digest)]
-    if len(found) != len(same):
-        raise DigestMismatchError(
-            f"the action has {len(found)} inputs {one.role} {one.digest}, the record {len(same)}",
-            where=record.ref,
-            mend="the record was edited; restore it from git or build the stage again",
-        )
-    return dict(found[same.index(one)].settings)
+def _with_settings(record: Record) -> Iterator[tuple[RecordInput, Mapping[str, JSON]]]:
+    """The inputs, each with what the stage says on it alone; of one role and digest, in the order of the action."""
+    left: dict[tuple[str, Digest], list[Mapping[str, JSON]]] = {}
+    for each in record.action.inputs:
+        left.setdefault((each.role, each.digest), []).append(each.settings)
+    for one in record.inputs:
+        yield one, left[one.role, one.digest].pop(0)
 
 
 def _settings(record: Record) -> object:
-    """The stage's table, with names that point at nothing: functions read inputs, not names."""
+    """The stage's table, with names that point at nothing: functions read inputs, not names.
+
+    Raises:
+        InvalidError: The action lacks a setting, has one that is unknown, or one that is out of its range.
+    """
     tables: dict[str, type[Any]] = {
         str(one.default): table for table in get_args(Stage) for one in fields(table) if one.name == "kind"
     }
     table = tables[record.kind]
-    absent = [one.name for one in fields(table) if one.name not in record.action.settings]
     empty: dict[str, object] = {"kind": record.kind, "adapters": {}, "models": {}, "order": (), "layers": ()}
-    outside = {name: empty.get(name, "") for name in absent}
-    return restore(table, record.action.settings, where=record.ref, **outside)
+    outside = {name: empty.get(name, "") for name in reference_fields(table)}
+    return restore(table, record.action.settings, record.ref, **outside)
+
+
+def _layers(inputs: Sequence[Input]) -> tuple[Mapping[str, str], ...]:
+    """Which layers a blend takes of which input, entry by entry: how large it becomes depends on that."""
+    entries: dict[int, dict[str, str]] = {}
+    for one in inputs:
+        taken = one.settings.get("layers")
+        for pair in taken if isinstance(taken, list) else []:
+            match pair:
+                case [int(entry), str(span)] if _LAYERS.fullmatch(span):
+                    entries.setdefault(entry, {})[one.name] = span
+    return tuple(entries[place] for place in sorted(entries))
+
+
+def _folder_of(root: Path, record: Record) -> ImportSource | None:
+    """The folder that an import came from, where it is in the repository and has its pin still."""
+    try:
+        workspace = load(root, only=record.variant)
+        sources = [*workspace.project.bases.values()]
+        adapters = [one for manifest in workspace.manifests.values() for one in manifest.adapters.values()]
+        for one in [*sources, *adapters]:
+            if isinstance(one, FolderBase | FolderAdapter) and str(one.sha256) == record.action.settings.get("sha256"):
+                wanted = FolderAdapter if record.artifact.type == "adapter" else FolderBase
+                if isinstance(one, wanted) and folder_pin(root / one.path) == one.sha256:
+                    return one
+    except (Error, OSError):
+        return None
+    return None

@@ -13,10 +13,11 @@ from registry.errors import DigestMismatchError, Error, NotFoundError
 from registry.history import Repository
 from registry.lock import Lock
 from registry.pull import Candidate, materialise
-from registry.record import Record, artifact_folder, lock_file
+from registry.record import artifact_folder, lock_file
 from registry.refs import Version
 from registry.remote import DvcCache, DvcRemote
 from registry.resolve import resolve
+from registry.vouched import vouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from builder.graph import Node
     from registry.action import Action
     from registry.index import Index, Sighting
+    from registry.record import Record
     from registry.remote import Source
     from registry.store import Store
 
@@ -93,21 +95,11 @@ def candidates_of(root: Path, sightings: Sequence[Sighting]) -> Iterator[Candida
         sightings: Where the index saw them.
     """
     repository = Repository(root)
-    for sighting in sightings:
-        if sighting.commit and not repository.is_ancestor(sighting.commit, "HEAD"):
-            continue
-        record = _read_again(repository, sighting)
-        if record is not None:
-            folder = artifact_folder(record.variant, record.stage)
-            oid = _listing_oid(repository, sighting.commit, record)
-            yield Candidate(record=record, folder=root / folder, listing_oid=oid)
-
-
-def _read_again(repository: Repository, sighting: Sighting) -> Record | None:
-    try:
-        return Record.from_bytes(_read(repository, sighting.commit, sighting.path), where=sighting.path)
-    except (Error, OSError):
-        return None
+    for sighting in vouched(repository, sightings):
+        record = sighting.record
+        folder = artifact_folder(record.variant, record.stage)
+        oid = _listing_oid(repository, sighting.commit, record)
+        yield Candidate(record=record, folder=root / folder, listing_oid=oid)
 
 
 def _listing_oid(repository: Repository, commit: str, record: Record) -> str:

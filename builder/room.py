@@ -8,6 +8,7 @@ only their numbers tell. Checkpoints of a training are not counted.
 from __future__ import annotations
 
 import math
+import shutil
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from builder.manifest import (
@@ -24,6 +25,7 @@ from builder.manifest import (
     SftStage,
 )
 from registry.components import Network, layer_of
+from registry.errors import MachineError
 from registry.safetensors import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from builder.stage import Input
     from registry.artifact import Artifact, TensorEntry
 
-__all__ = ["artifact_bytes"]
+__all__ = ["artifact_bytes", "check_room"]
 
 _Given: TypeAlias = "tuple[str, Artifact]"  # role and listing of an input
 
@@ -46,6 +48,7 @@ _PACKED: Final = {"U8": 2, "I8": 1}  # numbers in a byte of a 4- and of an 8-bit
 _FACTOR_BYTES: Final = 4  # adapters are written in float32
 _TOKEN_BYTES: Final = 128  # of a token in all files of a tokenizer
 _VOCABULARY: Final = ("embedding.token", "head")
+_SPARE_BYTES: Final = 64 << 20
 
 
 def artifact_bytes(settings: Stage | ImportSource, inputs: Sequence[Input], root: Path) -> int:
@@ -71,6 +74,27 @@ def artifact_bytes(settings: Stage | ImportSource, inputs: Sequence[Input], root
             return 0
         case _:
             return _computed(settings, given)
+
+
+def check_room(root: Path, settings: Stage | ImportSource, inputs: Sequence[Input]) -> None:
+    """Refuse before anything heavy is loaded where the disk is too small for what may come out.
+
+    Args:
+        root: Root of the repository.
+        settings: The stage's table, or the source of an import.
+        inputs: Its inputs.
+
+    Raises:
+        MachineError: There is less room than that.
+    """
+    needed = artifact_bytes(settings, inputs, root) + _SPARE_BYTES
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise MachineError(
+            f"{free} bytes are free, the stage may need {needed}",
+            where=str(root / ".varietal"),
+            mend="make room (`dvc gc --workspace` removes what no pipeline names), then run again",
+        )
 
 
 def _trained(settings: SftStage | DpoStage, given: Sequence[_Given]) -> int:

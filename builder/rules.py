@@ -28,6 +28,7 @@ from builder.manifest import (
     references,
     type_of,
 )
+from builder.measures import MEASURING, labels_of
 from builder.shapes import nearest
 from builder.stages.metrics import METRICS
 from builder.weighting import ONE
@@ -354,16 +355,20 @@ def _check_bound(scope: _Scope, path: KeyPath, bound: Check) -> None:
     stage = scope.manifest.stages.get(bound.stage)
     if stage is None:
         return
-    if not isinstance(stage, EvaluateStage):
-        mend = "name an evaluate stage"
+    labels = labels_of(stage)
+    if not labels:
+        mend = f"name a stage of kind {', '.join(MEASURING[:-1])} or {MEASURING[-1]}"
         scope.fault((*path, "stage"), f"{bound.stage!r} is a {stage.kind} stage, and measures nothing", mend)
         return
-    if not scope.known((*path, "metric"), bound.metric, stage.metrics, "label", of=bound.stage):
+    if not scope.known((*path, "metric"), bound.metric, labels, "label", of=bound.stage):
         return
     key = "max_increase" if bound.max_increase is not None else "max_decrease"
     if bound.max_increase is None and bound.max_decrease is None:
         return
-    if not stage.against:
+    if not isinstance(stage, EvaluateStage):
+        problem = f"{bound.metric!r} is what {bound.stage!r} itself cost, and is compared with nothing"
+        scope.fault((*path, key), problem, "write `min` or `max`")
+    elif not stage.against:
         mend = f"add `against` to {bound.stage!r}, or write `min` or `max`"
         scope.fault((*path, key), f"{bound.stage!r} compares with nothing", mend)
     elif METRICS[stage.metrics[bound.metric].metric].of_two:

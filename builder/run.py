@@ -10,27 +10,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 import resource
-import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from builder.call import call
 from builder.compiled import is_written
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
 from builder.load import load
 from builder.pipeline import pipeline_file, pipelines
 from builder.reuse import find_reusable
-from builder.room import artifact_bytes
+from builder.room import check_room
 from builder.rows import check_rows
 from builder.runner import read_runner
-from builder.stage import Context, Input, Outcome
+from builder.stage import Context, Input
 from builder.work import WorkFolder, full_disk, open_work, publish
 from registry.action import Action, ActionInput
 from registry.artifact import Artifact
+from registry.canonical import encode
 from registry.digest import digest_file
-from registry.errors import InvalidError, MachineError, NotFoundError, RefusedError
+from registry.errors import InvalidError, NotFoundError, RefusedError
+from registry.history import Repository
 from registry.lineage import ancestors_of_model
 from registry.record import (
     ArtifactSummary,
@@ -41,21 +44,24 @@ from registry.record import (
     artifact_record,
     manifest_file,
 )
+from registry.vouched import Vouched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from builder.graph import Edge, Node
     from builder.load import Workspace
     from registry.canonical import JSON
+    from registry.digest import Digest
     from registry.index import Index
     from registry.lineage import Sightings
     from registry.store import Store
 
 __all__ = ["run_apart", "run_stage"]
 
-_SPARE_BYTES = 64 << 20
+_NAMES_INPUTS = frozenset({"fold", "fuse", "blend"})
+"""Kinds whose changes are done by inputs, each under its name; all others say their kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +101,7 @@ def run_stage(root: Path, address: Address, *, index: Index, store: Store, say: 
     node = _find(graph, address)
     _check_recipe(workspace, node)
     _check_pipeline(root, graph, address.variant)
-    job = _prepare(root, node, index)
+    job = _prepare(root, node, Vouched(Repository(root), index))
     with open_work(root, job.action.digest) as work, full_disk(str(address)):
         finished = work.finished()
         if finished is None:
@@ -121,7 +127,7 @@ def run_apart(
         tree: Folder that stands for it else: the stage's inputs are there, and its artifact will be.
         workspace: What the repository declares.
         node: The stage, its settings perhaps shortened.
-        index: Records of the inputs, for their ancestry.
+        index: Records of the inputs, for their ancestry; all that it gives is believed.
         say: Tells the person at the terminal.
 
     Raises:
@@ -201,6 +207,7 @@ def _verified(root: Path, edge: Edge, index: Sightings) -> Input:
         settings=edge.settings,
         source=str(edge.source),
         ancestors=ancestors_of_model(index, artifact.digest) if edge.role == "from" else frozenset(),
+        row_ancestors=ancestors_of_model(index, artifact.digest, rows=True) if edge.role == "from" else None,
     )
 
 
@@ -238,26 +245,45 @@ def _own(record: Record, job: _Job) -> Record:
     """A record of the same action with this stage's names; a pinned release, read from nothing, keeps its inputs."""
     address = job.node.address
     inputs = _recorded(job.inputs) or record.inputs
-    names = {(one.role, one.digest): one.name for one in inputs}
-    renamed = {one.name: names.get((one.role, one.digest), one.name) for one in record.inputs}
+    names = _renames(record.inputs, inputs)
+    components = record.components
+    if record.kind in _NAMES_INPUTS:
+        components = tuple(_renamed(one, names) for one in components)
     return replace(
         record,
         variant=address.variant,
         stage=address.stage,
         inputs=inputs,
-        components=tuple(_renamed(one, renamed) for one in record.components),
+        components=components,
+        notes=tuple(_reworded(note, names) for note in record.notes),
     )
+
+
+def _renames(theirs: Sequence[RecordInput], ours: Sequence[RecordInput]) -> dict[str, str]:
+    """Their names -> ours, input by input: two of one role and digest are in one order in both (``_recorded``)."""
+    left: dict[tuple[str, Digest], list[str]] = {}
+    for one in ours:
+        left.setdefault((one.role, one.digest), []).append(one.name)
+    return {one.name: some.pop(0) for one in theirs if (some := left.get((one.role, one.digest)))}
 
 
 def _renamed(change: ComponentChange, names: Mapping[str, str]) -> ComponentChange:
     """A change with what did it under the names of this manifest."""
-    return replace(change, by=", ".join(names.get(name, name) for name in change.by.split(", ")))
+    return replace(change, by=", ".join(sorted(names.get(name, name) for name in change.by.split(", "))))
+
+
+def _reworded(note: str, names: Mapping[str, str]) -> str:
+    """A note with the names of this manifest; what stands in quotes, or is a part of a longer name, is none."""
+    words = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return (
+        re.sub(rf"(?<![\w\"'./-])(?:{words})(?![\w\"'/-]|\.\w)", lambda found: names[found[0]], note) if words else note
+    )
 
 
 def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], None]) -> Record:
     from builder.environment import environment  # noqa: PLC0415 - reads versions of what the stage imports
 
-    _check_room(job)
+    check_room(job.root, job.node.settings, job.inputs)
     work.start()
     context = Context(
         settings=job.node.settings,
@@ -268,10 +294,10 @@ def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], N
         runner=read_runner(job.root),
         say=say,
     )
-    outcome = _call(job.node, context)
+    address = job.node.address
+    outcome = call(job.node.kind, context, where=str(address))
     artifact = Artifact.from_folder(work.out, outcome.type, outcome.written)
     artifact.write(work.out)
-    address = job.node.address
     return Record(
         variant=address.variant,
         stage=address.stage,
@@ -288,36 +314,24 @@ def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], N
         depends_on=outcome.depends_on,
         notes=outcome.notes,
         reused_from="",
+        renumbered=outcome.renumbered,
     )
 
 
-def _call(node: Node, context: Context[object]) -> Outcome:
-    try:
-        return KINDS[node.kind].load()(context)
-    except ModuleNotFoundError as error:
-        raise MachineError(
-            f"{error.name} is not installed",
-            where=f"stage kind {node.kind}",
-            mend="install the builder: pip install 'varietal[build]'",
-        ) from error
-
-
-def _check_room(job: _Job) -> None:
-    """Refuse before anything heavy is loaded where the disk is too small for what may come out."""
-    needed = artifact_bytes(job.node.settings, job.inputs, job.root) + _SPARE_BYTES
-    free = shutil.disk_usage(job.root).free
-    if free < needed:
-        raise MachineError(
-            f"{free} bytes are free, the stage may need {needed}",
-            where=str(job.root / ".varietal"),
-            mend="make room (`dvc gc --workspace` removes what no pipeline names), then run again",
-        )
-
-
 def _recorded(inputs: tuple[Input, ...]) -> tuple[RecordInput, ...]:
+    """The inputs in the manifest's order; those of one role and digest as the action orders them.
+
+    So the first of these in a record is the first of these in its action, whatever a manifest calls them.
+    """
+    groups: dict[tuple[str, Digest], list[Input]] = {}
+    for one in inputs:
+        groups.setdefault((one.role, one.digest), []).append(one)
+    for some in groups.values():
+        some.sort(key=lambda one: encode({**_said(one)}))
+    ordered = [groups[one.role, one.digest].pop(0) for one in inputs]
     return tuple(
         RecordInput(
             role=one.role, name=one.name, digest=one.digest, weights_digest=one.weights_digest, source=one.source
         )
-        for one in inputs
+        for one in ordered
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from builder.shapes import Number, Reading
+from builder.shapes import Number, Reading, Text
 from builder.tables import Key, read
 from registry import yaml12
 from registry.errors import InvalidError
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["RUNNER_FILE", "Runner", "read_runner"]
 
 RUNNER_FILE = ".varietal/runner.yaml"
+
+_DeviceName: TypeAlias = Annotated[
+    str, Text(pattern="[0-9]+|(?:GPU|MIG)-[0-9A-Za-z/-]+", expected="a GPU, by number or by id, such as '0' or GPU-...")
+]
+_RemoteName: TypeAlias = Annotated[str, Text(pattern=r"(?:[A-Za-z0-9_][\w.-]*)?", expected="the name of a DVC remote")]
+_VariableName: TypeAlias = Annotated[str, Text(pattern="[A-Za-z_][A-Za-z0-9_]*", expected="the name of a variable")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,22 @@ class Runner:
     ] = 50
     device: Annotated[Literal["auto", "cpu", "cuda"], Key("Where to compute.")] = "auto"
     threads: Annotated[int, Key("CPU threads; 0 takes all cores."), Number(minimum=0, maximum=4096)] = 0
+    jobs: Annotated[
+        int, Key("Stages that a build runs at once; 0 takes one a GPU, or one."), Number(minimum=0, maximum=1024)
+    ] = 0
+    devices: Annotated[tuple[_DeviceName, ...], Key("GPUs that a build hands out; none written: all of them.")] = ()
+    push: Annotated[_RemoteName, Key("DVC remote that a build sends bytes to as stages end; empty for none.")] = ""
+    environment: Annotated[
+        tuple[_VariableName, ...], Key("Further variables that a build lets its stages see, such as a token.")
+    ] = ()
+    card_memory_gib: Annotated[
+        float,
+        Key("Memory of one GPU, GiB, that a plan is held against; 0: not known."),
+        Number(minimum=0, maximum=4096),
+    ] = 0.0
+    grace_s: Annotated[
+        float, Key("Seconds that a stage is given to end before it is killed."), Number(minimum=0, maximum=86400)
+    ] = 30.0
 
 
 def read_runner(root: Path) -> Runner:

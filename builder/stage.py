@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.artifact import Artifact, ArtifactType
     from registry.canonical import JSON
     from registry.digest import Digest
-    from registry.record import ComponentChange
+    from registry.record import ComponentChange, Renumbered
     from registry.safetensors import WrittenFile
 
 __all__ = ["Context", "Input", "Outcome"]
@@ -37,6 +37,7 @@ class Input:
         settings: What the stage says on this input alone, such as ``{"weight": 0.4}``.
         source: Where it came from, as a record says it.
         ancestors: Weights digests of the models that this one was made from, itself left out.
+        row_ancestors: Those of them whose tokens have the same rows of embedding and head; ``None``: all of them.
     """
 
     role: str
@@ -48,6 +49,7 @@ class Input:
     settings: Mapping[str, JSON]
     source: str
     ancestors: frozenset[Digest] = frozenset()
+    row_ancestors: frozenset[Digest] | None = None
 
     @property
     def weights_digest(self) -> Digest | None:
@@ -121,6 +123,7 @@ class Outcome:
         device: What it ran on.
         micro_batch: Rows at once on one device; 0 where that does not apply.
         notes: What a reader of the record should know.
+        renumbered: Inputs of which something has another number in the result.
     """
 
     type: ArtifactType
@@ -131,3 +134,4 @@ class Outcome:
     device: str = "cpu"
     micro_batch: int = 0
     notes: tuple[str, ...] = ()
+    renumbered: tuple[Renumbered, ...] = ()

@@ -137,12 +137,12 @@ def fill(table: type, upper: Mapping[str, JSON], lower: Mapping[str, JSON]) -> d
     return _fill(_table(table), upper, lower)
 
 
-def restore(table: type[_Table], settings: Mapping[str, JSON], *, where: str, **outside: object) -> _Table:
+def restore(table: type[_Table], settings: Mapping[str, JSON], where: str, /, **outside: object) -> _Table:
     """A dataclass of the settings that an action keeps.
 
     Args:
         table: The dataclass that they were taken from.
-        settings: Plain values by the names of its fields; what is missing has its default.
+        settings: Plain values by the names of its fields, all of them; ``None`` where an optional one is absent.
         where: For errors.
         outside: Values of the fields that an action leaves out, as they are.
 
@@ -154,10 +154,15 @@ def restore(table: type[_Table], settings: Mapping[str, JSON], *, where: str, **
     values = {
         one.attribute: one.shape.read(_written(one.shape, settings[one.attribute]), (one.key,), reading)
         for one in shape.fields
-        if one.attribute not in outside and settings.get(one.attribute) is not None
+        if one.attribute not in outside
+        and one.attribute in settings
+        and not (one.optional and settings[one.attribute] is None)
     }
-    for name in sorted(settings.keys() - {one.attribute for one in shape.fields}):
+    known = {one.attribute for one in shape.fields} - outside.keys()
+    for name in sorted(settings.keys() - known):
         reading.fault((name,), f"unknown setting {name!r}", "use the version of this tool that made it")
+    for name in sorted(known - settings.keys()):
+        reading.fault((name,), f"missing setting {name!r}", "use the version of this tool that made it")
     if reading.faults:
         raise InvalidError.from_faults(reading.faults)
     return cast("Callable[..., _Table]", table)(**values, **outside)

@@ -46,6 +46,12 @@ class _Rule:
         return {"value": value} if self.on is None else {"on": self.on.to_json(), "value": value}
 
 
+def _normal(values: tuple[float, ...]) -> tuple[float, ...]:
+    """A gradient of one value everywhere is that value; zero has no sign."""
+    plain = tuple(value + 0.0 for value in values)
+    return plain[:1] if len(set(plain)) == 1 else plain
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weighting:
     """A number for each tensor of a network."""
@@ -55,7 +61,7 @@ class Weighting:
     @classmethod
     def of(cls, value: float) -> Weighting:
         """The same number everywhere."""
-        return cls(rules=(_Rule(on=None, values=(float(value),)),))
+        return cls(rules=(_Rule(on=None, values=_normal((float(value),))),))
 
     @classmethod
     def parse(
@@ -80,7 +86,7 @@ class Weighting:
                 strange = [item for item in items if (number := _number(item)) is None or not allowed(number)]
                 shown = repr(strange[0])[:60] if strange else f"{len(items)} numbers"
                 raise InvalidError(f"expected {expected}, got {shown}", where=where, mend=f"write {_FORMS}")
-            return tuple(found)
+            return _normal(tuple(found))
 
         if isinstance(value, list | tuple) and value and all(isinstance(one, Mapping) for one in value):
             return cls(rules=tuple(_rule(one, where, numbers) for one in value))
@@ -94,7 +100,7 @@ class Weighting:
         return None
 
     def to_json(self) -> JSON:
-        """The normal form: the shortest of the three that says the same."""
+        """The normal form: of what says the same value by value, the shortest; tables stay as they are."""
         if len(self.rules) == 1 and self.rules[0].on is None:
             return self.rules[0].to_json()["value"]
         return [rule.to_json() for rule in self.rules]

@@ -132,6 +132,7 @@ class Workshop:
         name: str = "",
         weight: float | None = None,
         ancestors: frozenset[Digest] = frozenset(),
+        row_ancestors: frozenset[Digest] | None = None,
     ) -> Input:
         """An artifact as a stage is given it."""
         artifact = Artifact.read(path)
@@ -145,6 +146,7 @@ class Workshop:
             settings={} if weight is None else {"weight": weight},
             source=f"demo:{name or role}",
             ancestors=ancestors,
+            row_ancestors=row_ancestors,
         )
 
     def context(self, settings: object, *inputs: Input, threads: int = 2) -> Context[Any]:

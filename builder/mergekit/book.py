@@ -23,6 +23,8 @@ RELEASE: Final = "merged"
 
 _MAX_NAME: Final = 56
 _PAIR: Final = 2
+_MAX_PATH_BYTES: Final = 4095
+_MAX_PART_BYTES: Final = 255
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -95,6 +97,11 @@ class Book:
         if found is None:
             return ""
         model, adapter = found
+        for one in found:
+            if one is not None and _is_too_long(one.path):
+                problem = f"a name of {len(one.path)} characters, which is longer than any path"
+                document.fault(path, problem, "write organisation/name, or the path of a folder of the repository")
+                return ""
         merge = self._merges.get(model.path, "") if not model.revision else ""
         name = merge or self.models.get(model) or self._outside(model)
         if adapter is None:
@@ -128,6 +135,11 @@ class Book:
             name, number = f"{plain}-{number}", number + 1
         self._taken.add(name)
         return name
+
+
+def _is_too_long(path: str) -> bool:
+    data = path.encode(errors="surrogatepass")
+    return len(data) > _MAX_PATH_BYTES or any(len(part) > _MAX_PART_BYTES for part in data.split(b"/"))
 
 
 def _split(document: Document, value: JSON, path: KeyPath) -> tuple[Reference, Reference | None] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from builder.mergekit.book import RELEASE, Book, OutsideAdapter, Reference
+from builder.mergekit.bounds import report_faults
 from builder.mergekit.document import Document, read_documents
 from builder.mergekit.method import DEFAULTS, METHODS, MISSING, Method
 from builder.mergekit.setting import Setting, Slice, flag_of, number_of, read_setting, weighting_of
@@ -78,12 +79,14 @@ def translate(text: str, file: str) -> Translation:
     documents = tuple(read_documents(text, file))
     book = Book(documents=documents)
     book.declare()
+    merges: dict[str, _Merge] = {}
     for document in documents:
-        stage = _stage(document, book)
-        book.stages[book.stage_of(document)] = {**stage}
-    faults = [fault for document in documents for fault in document.reading.faults]
-    if faults:
-        raise InvalidError.from_faults(faults)
+        name = book.stage_of(document)
+        merge = _merge(document, book)
+        if merge is not None:
+            merges[name] = merge
+        book.stages[name] = {} if merge is None else _stage(merge, book)
+    _check(documents)
     if not documents:
         raise InvalidError("there is no merge in it", where=file, mend="name a file of mergekit")
     bases = {name: reference for reference, name in book.models.items()}
@@ -94,11 +97,19 @@ def translate(text: str, file: str) -> Translation:
         "stages": {**book.stages},
         "release": RELEASE,
     }
+    report_faults(manifest, {name: one.base for name, one in book.adapters.items()}, merges, documents[0])
+    _check(documents)
     return Translation(bases=bases, adapters=book.adapters, manifest=manifest, notes=tuple(book.notes))
 
 
-def _stage(document: Document, book: Book) -> dict[str, JSON]:
-    """The stage of one merge; less of it where there are faults."""
+def _check(documents: Sequence[Document]) -> None:
+    faults = [fault for document in documents for fault in document.reading.faults]
+    if faults:
+        raise InvalidError.from_faults(faults)
+
+
+def _merge(document: Document, book: Book) -> _Merge | None:
+    """One merge; nothing where there are faults."""
     table = document.table
     document.check_keys(table, (), _KEYS)
     if table.get("chat_template") is not None:
@@ -106,15 +117,19 @@ def _stage(document: Document, book: Book) -> dict[str, JSON]:
         document.fault(("chat_template",), "a chat template cannot be set in a blend", mend)
     method = _method(document)
     if method is None:
-        return {}
+        return None
     base = book.refer(document, table["base_model"], ("base_model",)) if table.get("base_model") is not None else ""
     shared = read_parameters(document, table.get("parameters"), ("parameters",), method)
     meetings = read_meetings(document, book, method, base)
     if document.reading.faults or not meetings:
-        return {}
-    merge = _Merge(document=document, method=method, base=base, meetings=meetings, shared=shared)
+        return None
+    return _Merge(document=document, method=method, base=base, meetings=meetings, shared=shared)
+
+
+def _stage(merge: _Merge, book: Book) -> dict[str, JSON]:
+    """Its stage; less of it where there are faults."""
     merge.check_count()
-    return {**merge.stage(), **_tokenizer(document, book, merge), **_dtype(document, book)}
+    return {**merge.stage(), **_tokenizer(merge.document, book, merge), **_dtype(merge.document, book)}
 
 
 def _method(document: Document) -> Method | None:
@@ -184,6 +199,21 @@ class _Merge:
         if self.sliced:
             made["layers"] = [{source.name: source.layers for source in one.sources} for one in self.meetings]
         return made
+
+    def place(self, path: KeyPath) -> KeyPath:
+        """Where in the document something of the stage was said, by its keys there."""
+        match path:
+            case ("settings", key, *_):
+                ours = {**self.method.all, **self.method.flags, **self.method.single}
+                return next((self._path(theirs) for theirs, one in ours.items() if one == key), ())
+            case ("models", str(model), *rest):
+                key = next((one for one in rest if one in self.method.each.values()), "weight")
+                theirs = next((name for name, one in self.method.each.items() if one == key), "")
+                sources = [one for meeting in self.meetings for one in meeting.sources if one.name == model]
+                own = next((one.parameters[theirs].path for one in sources if theirs in one.parameters), ())
+                return own or self._path(theirs)
+            case _:
+                return ()
 
     def _model(self, name: str) -> JSON:
         """A model's own numbers; a lone weight as it is."""

@@ -26,6 +26,7 @@ from builder.request.plumbing import Scratch, entries_at, git, git_or_none
 from builder.request.pointer import read_pointer
 from builder.request.project import merge_project
 from builder.request.taken import Sorted, looks_into, size_faults, sort_changes
+from builder.work import write_file
 from registry.errors import ConflictError, Fault, InvalidError, NotFoundError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def assemble(repository: Repository, request: str, folder: Path, *, main: str) -
         known = Assembled.read(folder)
         if known is not None and (known.request, known.main, known.built) == (request_commit, main_commit, built):
             give_settings(root, folder)
+            _write_refs(root, folder, main_commit)
             return known
         base = _merge_base(root, request_commit, main_commit)
         found = sort_changes(changed_paths(root, base, request_commit, looks_into=looks_into))
@@ -68,7 +70,7 @@ def assemble(repository: Repository, request: str, folder: Path, *, main: str) -
         taken, left = _take(scratch, found, base=base, main=main_commit, request=request_commit)
         scratch.change(built_changes(root, built, main_commit) if built else {})
         scratch.change(dict.fromkeys(_orphans(scratch)))
-        _write_tags(root, folder, main_commit)
+        _write_refs(root, folder, main_commit)
         commit = _finish(scratch, root, [main_commit, *([built] if built else [])], request_commit)
         assembled = Assembled(
             root=folder,
@@ -188,10 +190,10 @@ def _finish(scratch: Scratch, runner: Path, parents: list[str], request: str) ->
     return commit
 
 
-def _write_tags(root: Path, folder: Path, main: str) -> None:
-    """Give the tree the tags of main, since a manifest may start from a release; no others that lie about here."""
+def _write_refs(root: Path, folder: Path, main: str) -> None:
+    """Give the tree main, whose rules say which channels count, and main's tags; nothing else that lies about here."""
     out = git(root, "for-each-ref", f"--merged={main}", "--format=%(objectname) %(refname)", "--", "refs/tags/")
-    (folder / ".git" / "packed-refs").write_bytes(out)
+    write_file(folder / ".git" / "packed-refs", f"{main} refs/remotes/origin/main\n".encode() + out)
 
 
 @contextmanager

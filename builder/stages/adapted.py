@@ -6,9 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder.stages.pedigree import check_base, digest_of, order_of
+from builder.stages.changes import Did
+from builder.stages.pedigree import check_base, check_rows, digest_of, order_of
 from builder.weighting import ONE, Weighting
 from builder.weights.adapters import read_adapter
+from builder.weights.placed import Placed
 from builder.weights.saved import Replaced, Rows
 from builder.weights.site import Site
 from registry.errors import InvalidError
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 
     from builder.stage import Input
     from builder.weights.adapters import Adapter
-    from builder.weights.effect import Applied
+    from builder.weights.effect import Applied, Effect
     from builder.weights.folder import ModelFolder
     from builder.weights.stream import Stored
     from registry.digest import Digest
 
-__all__ = ["AdaptedTensor", "AdapterPart", "adapted_tensors", "read_parts"]
+__all__ = ["AdaptedTensor", "AdapterPart", "adapted_tensors", "did", "read_parts"]
 
 _MATRIX = 2
 _EXPERTS = "mlp.experts"
@@ -102,6 +104,30 @@ class AdaptedTensor:
         return InvalidError(what, where=f"{sources}: {self.module or self.name}", mend=mend)
 
 
+def did(effects: Sequence[Applied], parts: Iterable[AdapterPart]) -> Did:
+    """What effects do to a tensor, in the words of a component map.
+
+    Args:
+        effects: One or more.
+        parts: The adapters that they are of.
+    """
+    first = effects[0]
+    if len(effects) > 1:
+        change = "composed"
+    elif first.effect.additive:
+        change = "added"
+    else:
+        change = "overridden" if first.scale == 1 and _puts_its_own(first.effect) else "composed"
+    return Did(change, ", ".join(sorted({part.name for part in parts})))
+
+
+def _puts_its_own(effect: Effect) -> bool:
+    """Whether it puts numbers of its own in the place of the weight, or of parts of it."""
+    if isinstance(effect, Placed):
+        return all(_puts_its_own(piece.effect) for piece in effect.pieces)
+    return isinstance(effect, Replaced | Rows)
+
+
 def read_parts(
     adapters: Iterable[Input], base: Input, model: ModelFolder, *, taken: str = "taken"
 ) -> tuple[AdapterPart, ...]:
@@ -127,8 +153,9 @@ def _part(one: Input, base: Input, model: ModelFolder, taken: str) -> AdapterPar
     scales = weighting.resolve(model.network)
     site = Site.of(adapter, model)
     effects = {name: replace(done, scale=scales[name]) for name, done in site.effects().items() if scales[name]}
+    check_rows(adapter, one, base, filter(site.is_vocabulary, effects))
     if not effects:  # the law of a sum: nothing is added, so nothing is touched
-        notes = (*notes, f"adapter {one.name} has weight 0: nothing of it was {taken}")
+        notes = (f"adapter {one.name} has weight 0: nothing of it was {taken}",)
     task_type = adapter.config.values.get("task_type")
     return AdapterPart(
         name=one.name,

@@ -8,13 +8,16 @@ whose tokens have different ids are brought into one order first.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from builder.environment import prepare
 from builder.stage import Context, Outcome
+from builder.stages.changes import Did, component_map
 from builder.stages.pedigree import digest_of
 from builder.weights.architecture import VOCABULARY_SIZE, Member
+from builder.weights.dtypes import DTYPES_BY_NAME, ROUNDED, with_dtype
+from builder.weights.family import has_token_rows
 from builder.weights.folder import CONFIG, read_model
 from builder.weights.layout import rebuild_model
 from builder.weights.lineup import Guest, Lineup
@@ -27,7 +30,7 @@ from registry.canonical import encode, pretty
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
+from registry.record import Renumbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +38,9 @@ if TYPE_CHECKING:
     from builder.stage import Input
     from builder.weight_stages import BlendStage
     from registry.canonical import JSON
+    from registry.record import ComponentChange
 
 __all__ = ["blend"]
-
-_DTYPES: Final = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "same": ""}
-_DTYPE_KEYS: Final = frozenset({"dtype", "torch_dtype"})
-_ROUNDED_DTYPES: Final = frozenset({"F16", "BF16"})  # so few bits that the float64 sum's last ones do not show
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class _Vocabulary:
     Attributes:
         words: The rows of each model in the result.
         rows: Rows of the base's embedding and of the result's.
+        moved: The models, by number, of which a token has another row in the result.
         files: Files of the tokenizer that change.
         left_out: Files of the base that would say something else than the result.
         notes: For the record.
@@ -57,6 +58,7 @@ class _Vocabulary:
 
     words: Words
     rows: tuple[int, int] = (0, 0)
+    moved: frozenset[int] = frozenset()
     files: Mapping[str, bytes]
     left_out: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
@@ -69,8 +71,10 @@ def blend(context: Context[BlendStage]) -> Outcome:
         InvalidError: Models of different architectures or vocabularies, layers that are not there, a method that does
             not fit the models, a quantised model, NaN or an infinity.
         NotFoundError: A model has no configuration.
+        MachineError: The runner asks for a GPU and there is none.
         OSError: A file cannot be read or written.
     """
+    device = prepare(context.runner, gain="none")
     settings = context.settings
     lineup = _line_up(context)
     notes = lineup.check_settings()
@@ -85,7 +89,7 @@ def blend(context: Context[BlendStage]) -> Outcome:
         method=settings.method,
         settings=settings.settings,
         rules=settings.methods,
-        dtype=_DTYPES[settings.dtype],
+        dtype=DTYPES_BY_NAME.get(settings.dtype, ""),
     )
     made = {slot.name: portions.make(slot) for slot in slots}
     computed = [name for name, one in made.items() if one.method]
@@ -101,12 +105,14 @@ def blend(context: Context[BlendStage]) -> Outcome:
         others=[guest.member.folder for guest in lineup.guests],
         threads=context.runner.threads,
     )
-    exact = all(made[name].content.spec.dtype in _ROUNDED_DTYPES for name in computed)
+    exact = all(one.content.spec.dtype in ROUNDED for one in made.values() if one.change == "blended")
     return Outcome(
         type="model",
         written=written,
         components=_changes(network, made),
         depends_on=() if exact else ("device", "versions"),
+        device=device.name,
+        renumbered=_renumbered(lineup, vocabulary),
         notes=tuple(dict.fromkeys((*notes, *vocabulary.notes))),
     )
 
@@ -166,10 +172,8 @@ def _taken(guest: Guest) -> tuple[tuple[int, str], ...]:
 
 def _vocabulary_tensors(guest: Guest) -> frozenset[str]:
     """Tensors with a row, or an entry, for each token."""
-    places = guest.member.folder.network.places
-    return frozenset(
-        name for name, place in places.items() if place.component == "embedding.token" or place.is_in("head")
-    )
+    network = guest.member.folder.network
+    return frozenset(name for name in network.places if has_token_rows(network, name))
 
 
 def _vocabulary(lineup: Lineup, choice: str) -> _Vocabulary:
@@ -207,7 +211,10 @@ def _vocabulary(lineup: Lineup, choice: str) -> _Vocabulary:
         if (missing := [token for token, row in wanted.items() if row < count and token not in table])
     ]
     words = Words(remapped=tensors, spans=spans) if moved else Words()
-    return replace(made, words=words, rows=(rows[base], count), notes=(*made.notes, *lacking))
+    others_rows = frozenset(
+        index for index, table in enumerate(tables) if any(wanted.get(token) != row for token, row in table.items())
+    )
+    return replace(made, words=words, rows=(rows[base], count), moved=others_rows, notes=(*made.notes, *lacking))
 
 
 def _known(guest: Guest, tokens: TokenIds | None) -> TokenIds:
@@ -244,7 +251,7 @@ def _config_file(lineup: Lineup, vocabulary: _Vocabulary, dtype: str) -> dict[st
         made = stack_config(_configs(lineup), lineup.stack, base=base, where=lineup.where)
     made = _with_rows(made, *vocabulary.rows)
     if dtype != "same":
-        made = _with_dtype(made, dtype)
+        made = with_dtype(made, dtype)
     return {CONFIG: pretty(made)} if made != base else {}
 
 
@@ -259,18 +266,6 @@ def _with_rows(config: Mapping[str, JSON], before: int, rows: int) -> dict[str, 
         if isinstance(value, dict)
         else rows
         if key == VOCABULARY_SIZE and value == before
-        else value
-        for key, value in config.items()
-    }
-
-
-def _with_dtype(config: Mapping[str, JSON], dtype: str) -> dict[str, JSON]:
-    """The same with another dtype, wherever it names one."""
-    return {
-        key: _with_dtype(value, dtype)
-        if isinstance(value, dict)
-        else dtype
-        if key in _DTYPE_KEYS and isinstance(value, str)
         else value
         for key, value in config.items()
     }
@@ -297,17 +292,14 @@ def _provenance(lineup: Lineup, network: Network, made: Mapping[str, Made]) -> P
 
 def _changes(network: Network, made: Mapping[str, Made]) -> tuple[ComponentChange, ...]:
     """What each component is made of, by which models."""
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for name, one in made.items():
-        groups[one.change, one.by].append(name)
-    return tuple(
-        ComponentChange(
-            component=count.component,
-            change=change,
-            layers=count.layers,
-            tensors=count.tensors,
-            by=", ".join(by),
-        )
-        for (change, by), names in sorted(groups.items())
-        for count in network.count(names)
+    return component_map(network, {name: Did(one.change, ", ".join(one.by)) for name, one in made.items()})
+
+
+def _renumbered(lineup: Lineup, vocabulary: _Vocabulary) -> tuple[Renumbered, ...]:
+    """The models of which layers or tokens have other numbers in the result."""
+    layers = {guest.digest for guest in lineup.guests} if lineup.stack is not None else set()
+    rows = {lineup.guests[index].digest for index in vocabulary.moved}
+    return (
+        *(Renumbered(digest=digest, what="layers") for digest in sorted(layers)),
+        *(Renumbered(digest=digest, what="tokens") for digest in sorted(rows)),
     )

@@ -11,9 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from builder.environment import prepare
 from builder.stage import Context, Outcome
+from builder.stages.changes import KEPT, Did, component_map
 from builder.stages.pedigree import digest_of
-from builder.weights.dtypes import FLOATS
+from builder.weights.dtypes import DTYPES_BY_NAME, FLOATS, with_dtype
 from builder.weights.folder import CONFIG, read_model
 from builder.weights.layout import rebuild_model
 from builder.weights.quantisation import quantisation
@@ -24,7 +26,6 @@ from registry.canonical import pretty
 from registry.components import Network, layer_of, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
     from builder.weights.folder import ModelFolder
     from builder.weights.stream import Content, Stored
     from registry.canonical import JSON
+    from registry.record import ComponentChange
     from registry.selector import Selector
 
 __all__ = ["cast"]
 
-_NAMES: Final = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _QUANTISATION: Final = "quantization_config"
-_DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 _DIGITS: Final = 6  # of a metric: more would tell the machine's order of summing, not the model
 
 
@@ -67,11 +67,13 @@ def cast(context: Context[CastStage]) -> Outcome:
     Raises:
         InvalidError: A number that the dtype cannot hold, NaN or an infinity, targets of a quantised model or without a
             float, or a model quantised by another method than bitsandbytes.
+        MachineError: The runner asks for a GPU and there is none.
         OSError: A file cannot be read or written.
     """
+    device = prepare(context.runner, gain="none")
     settings, base = context.settings, context.one("from")
     model = read_model(base.path)
-    dtype = _NAMES[settings.dtype]
+    dtype = DTYPES_BY_NAME[settings.dtype]
     if quantisation(model.config()):
         plan = _dequantise(model, dtype, settings.targets, base.source)
     else:
@@ -94,6 +96,7 @@ def cast(context: Context[CastStage]) -> Outcome:
         written=written,
         components=_changes(network, plan),
         metrics=_metrics(network, plan.recast),
+        device=device.name,
         notes=_notes(plan, settings.dtype, whole=whole),
     )
 
@@ -154,16 +157,7 @@ def _config(config: Mapping[str, JSON], dtype: str, *, dequantised: bool) -> dic
         dequantised: Whether they were quantised before.
     """
     said = {key: value for key, value in config.items() if not (dequantised and key == _QUANTISATION)}
-    if not dtype:
-        return said
-    if not any(key in said for key in _DTYPE_KEYS):
-        said["dtype"] = dtype
-    for key, value in said.items():
-        if key in _DTYPE_KEYS:
-            said[key] = dtype
-        elif isinstance(value, dict) and key.endswith("_config"):
-            said[key] = {**value, **{inner: dtype for inner in _DTYPE_KEYS if inner in value}}
-    return said
+    return with_dtype(said, dtype) if dtype else said
 
 
 def _provenance(base: Input, plan: _Plan, network: Network, dtype: str) -> Provenance:
@@ -177,29 +171,16 @@ def _provenance(base: Input, plan: _Plan, network: Network, dtype: str) -> Prove
 
 
 def _changes(network: Network, plan: _Plan) -> tuple[ComponentChange, ...]:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in network.names:
-        change = "dequantised" if name in plan.dequantised else "cast" if name in plan.recast else "kept"
-        groups[change].append(name)
-    return tuple(
-        ComponentChange(
-            component=count.component,
-            change=change,
-            layers=count.layers,
-            tensors=count.tensors,
-            by="" if change == "kept" else "cast",
-        )
-        for change, names in sorted(groups.items())
-        for count in network.count(names)
-    )
+    done = dict.fromkeys(network.names, KEPT) | dict.fromkeys(plan.recast, Did("cast", "cast"))
+    return component_map(network, done | dict.fromkeys(plan.dequantised, Did("dequantised", "cast")))
 
 
 def _metrics(network: Network, recast: Mapping[str, Recast]) -> dict[str, dict[str, float]]:
     """The loss of all, and of each component."""
-    losses: dict[str, list[Loss]] = defaultdict(list)
+    losses: dict[str, list[Loss]] = defaultdict(list, {"": []})  # where nothing was cast, nothing was lost
     for name, content in recast.items():
-        losses[""].append(content.loss)
-        losses[f"_{network.component_of(name).replace('.', '-')}"].append(content.loss)
+        losses[""].append(content.tally.loss)
+        losses[f"_{network.component_of(name).replace('.', '-')}"].append(content.tally.loss)
     metrics: dict[str, dict[str, float]] = {}
     for suffix, some in sorted(losses.items()):
         loss = Loss.sum(some)

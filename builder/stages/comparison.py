@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.weights.architecture import Member, check_configs, check_heads
 from builder.weights.dtypes import FLOATS
+from builder.weights.family import has_token_rows
 from builder.weights.folder import read_model
 from builder.weights.quantisation import quantisation
 from builder.weights.site import is_conv1d, is_tied
@@ -153,7 +154,7 @@ def _check_shapes(before: ModelFolder, after: ModelFolder, where: str) -> None:
     if not unlike:
         return
     old, new = shapes[unlike[0]]
-    vocabulary = all(before.network.component_of(name) in {TOKEN_EMBEDDING, "head"} for name in unlike)
+    vocabulary = all(has_token_rows(before.network, name) for name in unlike)
     mend = f"{_MEND} with the same shapes"
     if vocabulary and old[1:] == new[1:]:
         mend = f"give both one vocabulary first, in a stage of kind graft: {new[0]} words against {old[0]}"

@@ -13,8 +13,9 @@ import torch
 
 from builder.environment import prepare
 from builder.stage import Context, Outcome
+from builder.stages.changes import Did, component_map
 from builder.stages.comparison import compare_models, some
-from builder.stages.fits import Fits
+from builder.stages.fits import FitTally
 from builder.stages.pedigree import digest_of
 from builder.weights.delta import delta_between
 from builder.weights.lora_folder import LoraFolder, spool
@@ -23,7 +24,6 @@ from builder.weights.stream import Checked
 from registry.components import spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from builder.stages.comparison import Comparison
     from builder.weights.lora_folder import Adapted
     from builder.weights.stream import Content
-    from registry.components import Network
     from registry.selector import Selector
 
 __all__ = ["extract"]
@@ -59,10 +58,12 @@ def extract(context: Context[ExtractStage]) -> Outcome:
         raise _refused(models, rest)
     kept = rest if settings.rest == "save" else []
     saved, biases = _saved(models, kept)
-    fits = Fits(kind="extract", say=context.say)
+    fits = FitTally(kind="extract", say=context.say)
     causal = models.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    adapted, empty = _adapted(context, models, matrices, fits, torch.device(device.kind))
+    factored = [name for name in matrices if name not in empty]
     folder = LoraFolder(
-        adapted=_adapted(context, models, matrices, fits, torch.device(device.kind)),
+        adapted=adapted,
         saved=saved,
         biases=biases,
         task_type="CAUSAL_LM" if causal else None,
@@ -70,16 +71,23 @@ def extract(context: Context[ExtractStage]) -> Outcome:
     written = folder.write(
         context.out,
         modules={models.module(name) for name in models.before.tensors},
-        provenance=_provenance(models, [*matrices, *kept], changed, against),
+        provenance=_provenance(models, [*factored, *kept], changed, against),
     )
     left = [name for name in models.differing if name not in set(chosen)]
     notes += (f"left out by targets, though they differ: {models.counts(left)}",) if left else ()
     dropped = rest if settings.rest == "drop" else []
     notes += (f"dropped, though they differ: {models.counts(dropped)}",) if dropped else ()
+    notes += (f"differ by less than factors can hold: {models.counts(empty)}; {some(empty)}",) if empty else ()
     return Outcome(
         type="adapter",
         written=written,
-        components=_changes(models.network, matrices, kept),
+        components=component_map(
+            models.network,
+            {
+                **dict.fromkeys(factored, Did("added", "extract")),
+                **dict.fromkeys(kept, Did("overridden", "extract")),
+            },
+        ),
         metrics=fits.metrics(),
         depends_on=("device", "versions", "threads"),
         device=device.name,
@@ -105,24 +113,28 @@ def _chosen(models: Comparison, targets: Selector | None) -> tuple[str, ...]:
 
 
 def _adapted(
-    context: Context[ExtractStage], models: Comparison, matrices: Sequence[str], fits: Fits, device: torch.device
-) -> tuple[Adapted, ...]:
-    """Each matrix's pair of factors, on disk."""
+    context: Context[ExtractStage], models: Comparison, matrices: Sequence[str], fits: FitTally, device: torch.device
+) -> tuple[tuple[Adapted, ...], list[str]]:
+    """Each matrix's pair of factors, on disk; and the names of those that have none, since the difference is too small.
+
+    Its squares are nothing in float64 then.
+    """
     settings = context.settings
     cut = Cut(rank=settings.rank) if settings.energy is None else Cut(energy=settings.energy)
     work = context.work / "factors"
     shutil.rmtree(work, ignore_errors=True)  # what a killed run left is not looked at
     work.mkdir(parents=True)
-    adapted = []
+    adapted, empty = [], []
     for number, name in enumerate(matrices):
         module, embedding, conv1d = models.module(name), models.is_embedding(name), models.is_conv1d(name)
         delta = delta_between(models.after.tensors[name], models.before.tensors[name], device)
         pair = cut_matrix(delta.T if embedding or conv1d else delta, cut)
-        if not pair.rank:  # so small that its squares are nothing in float64
+        if not pair.rank:
+            empty.append(name)
             continue
         fits.add(module, models.network.component_of(name), pair)
         adapted.append(spool(work / f"{number}.safetensors", module, pair, embedding=embedding, conv1d=conv1d))
-    return tuple(adapted)
+    return tuple(adapted), empty
 
 
 def _refused(models: Comparison, rest: Sequence[str]) -> InvalidError:
@@ -184,14 +196,4 @@ def _provenance(models: Comparison, names: Sequence[str], changed: Input, agains
         components=tuple(sorted({place.component for place in places})),
         layers=spell_layers({place.layer for place in places if place.layer is not None}),
         inputs=tuple(sorted(inputs)),
-    )
-
-
-def _changes(network: Network, matrices: Sequence[str], saved: Sequence[str]) -> tuple[ComponentChange, ...]:
-    return tuple(
-        ComponentChange(
-            component=count.component, change=change, layers=count.layers, tensors=count.tensors, by="extract"
-        )
-        for change, names in (("added", matrices), ("overridden", saved))
-        for count in network.count(names)
     )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from builder.weights.low_rank import Pair
 
-__all__ = ["Fits"]
+__all__ = ["FitTally"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,9 @@ class _Fit:
         return self.error / self.size if self.size else 0.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fits:
-    """The pairs of one adapter, measured.
+@dataclass(kw_only=True, slots=True)
+class FitTally:
+    """The pairs of one adapter, measured one after another.
 
     Errors are relative: Frobenius norm of what is lost over that of the matrix, and of several matrices over that of
     all of them.
@@ -44,7 +44,7 @@ class Fits:
     _found: list[_Fit] = field(default_factory=list)
 
     def add(self, module: str, component: str, pair: Pair) -> None:
-        """Keep the figures of one module, and tell them where something was lost beyond rounding."""
+        """Keep the figures of one module, and tell them."""
         fit = _Fit(module=module, component=component, rank=pair.rank, size=pair.size, error=pair.error)
         self._found.append(fit)
         self.say(f"{self.kind}: {module}: rank {fit.rank}, error {fit.relative:.2e}")

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from builder.environment import prepare
 from builder.stage import Context, Outcome
-from builder.stages.adapted import read_parts
+from builder.stages.adapted import did, read_parts
+from builder.stages.changes import KEPT, component_map
 from builder.stages.pedigree import digest_of
+from builder.weights.dtypes import ROUNDED
 from builder.weights.effect import Changed
 from builder.weights.folder import ModelFolder, read_model
 from builder.weights.layout import rewrite_model
@@ -24,20 +27,17 @@ from builder.weights.saved import leaves_nothing
 from registry.components import spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from builder.manifest import FoldStage
-    from builder.runner import Runner
     from builder.stage import Input
     from builder.stages.adapted import AdapterPart
     from registry.components import Network
+    from registry.record import ComponentChange
 
 __all__ = ["fold"]
-
-_ROUNDED_DTYPES = frozenset({"F16", "BF16"})  # so few bits that the float64 sum's last ones do not show
 
 
 def fold(context: Context[FoldStage]) -> Outcome:
@@ -46,8 +46,10 @@ def fold(context: Context[FoldStage]) -> Outcome:
     Raises:
         InvalidError: An adapter of an unrelated base or that does not fit, an order that matters and is not said, a
             quantised model, NaN or an infinity.
+        MachineError: The runner asks for a GPU and there is none.
         OSError: A file cannot be read or written.
     """
+    device = prepare(context.runner, gain="little")  # reading and writing take most of the time
     base = context.one("from")
     model = read_model(base.path)
     _check_floats(model)
@@ -61,22 +63,18 @@ def fold(context: Context[FoldStage]) -> Outcome:
         changed=changed,
         provenance=_provenance(base, parts, model.network, changed),
         threads=context.runner.threads,
-        device=_device(context.runner),
+        device=torch.device(device.kind),
     )
-    exact = all(content.spec.dtype in _ROUNDED_DTYPES for content in changed.values())
+    exact = all(content.spec.dtype in ROUNDED for content in changed.values())
     exact = exact and not any(part.decomposes for part in parts)
     return Outcome(
         type="model",
         written=written,
-        components=_changes(model.network, parts),
+        components=_changes(model.network, changed, parts),
         depends_on=() if exact else ("device", "versions"),
+        device=device.name,
         notes=tuple(note for part in parts for note in part.notes),
     )
-
-
-def _device(runner: Runner) -> torch.device:
-    """A device only where it is asked for: reading and writing take most of the time, and the bytes are the same."""
-    return torch.device("cuda" if runner.device == "cuda" else "cpu")
 
 
 def _changed(model: ModelFolder, parts: Sequence[AdapterPart], *, ordered: bool) -> dict[str, Changed]:
@@ -132,35 +130,23 @@ def _check_floats(model: ModelFolder) -> None:
 def _provenance(base: Input, parts: Sequence[AdapterPart], network: Network, changed: Iterable[str]) -> Provenance:
     counts = network.count(changed)
     layers = {place.layer for name in changed if (place := network.places.get(name)) is not None}
+    used = [part for part in parts if part.effects]
     inputs = [ProvenanceInput(role="from", weights_digest=digest_of(base))]
-    inputs += [ProvenanceInput(role="adapter", weights_digest=part.weights_digest) for part in parts]
+    inputs += [ProvenanceInput(role="adapter", weights_digest=part.weights_digest) for part in used]
     return Provenance(
         kind="fold",
-        method="+".join(sorted({part.type for part in parts})),
+        method="+".join(sorted({part.type for part in used})),
         components=tuple(sorted(count.component for count in counts)),
         layers=spell_layers(layer for layer in layers if layer is not None),
         inputs=tuple(sorted(inputs)),
     )
 
 
-def _changes(network: Network, parts: Iterable[AdapterPart]) -> tuple[ComponentChange, ...]:
+def _changes(
+    network: Network, changed: Mapping[str, Changed], parts: Sequence[AdapterPart]
+) -> tuple[ComponentChange, ...]:
     """What each component got, by which adapters; what none touched is kept."""
-    by_tensor: dict[str, tuple[str, ...]] = dict.fromkeys(network.names, ())
-    for part in parts:
-        for name in part.effects:
-            by_tensor[name] = tuple(sorted({*by_tensor[name], part.name}))
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name, adapters in by_tensor.items():
-        groups[adapters].append(name)
-    words = {0: "kept", 1: "added"}
-    return tuple(
-        ComponentChange(
-            component=count.component,
-            change=words.get(len(adapters), "composed"),
-            layers=count.layers,
-            tensors=count.tensors,
-            by=", ".join(adapters),
-        )
-        for adapters, names in sorted(groups.items())
-        for count in network.count(names)
-    )
+    done = dict.fromkeys(network.names, KEPT)
+    for name, content in changed.items():
+        done[name] = did(content.effects, [part for part in parts if name in part.effects])
+    return component_map(network, done)

@@ -8,7 +8,6 @@ factors can hold goes along as it is where one adapter alone has it, with weight
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,10 @@ import torch
 
 from builder.environment import prepare
 from builder.stage import Context, Outcome
-from builder.stages.adapted import adapted_tensors, read_parts
+from builder.stages.adapted import adapted_tensors, did, read_parts
 from builder.stages.carried import carry
-from builder.stages.fits import Fits
+from builder.stages.changes import component_map
+from builder.stages.fits import FitTally
 from builder.stages.pedigree import digest_of
 from builder.weighting import ONE
 from builder.weights.folder import read_model
@@ -31,7 +31,6 @@ from builder.weights.tied import TOKEN_EMBEDDING
 from registry.components import spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,21 +66,25 @@ def fuse(context: Context[FuseStage]) -> Outcome:
         _check_shared(tensors)
     if settings.method == "concat":
         _check_sums(matrices)
-    folder = carry([tensor for tensor in tensors if not tensor.is_matrix], model)
-    fits = Fits(kind="fuse", say=context.say)
+    whole = [tensor for tensor in tensors if not tensor.is_matrix]
+    folder = carry(whole, model)
+    fits = FitTally(kind="fuse", say=context.say)
     densities = settings.density.resolve(model.network)
     adapted, empty, portable = _adapted(context, matrices, densities, fits, torch.device(device.kind))
-    types = {part.task_type for part in parts}
+    factored = {one.module for one in adapted}
+    held = [*(tensor for tensor in matrices if tensor.module in factored), *whole]
+    used = [part for part in parts if any(part is one for tensor in held for one in tensor.parts)]
+    types = {part.task_type for part in used}
     written = replace(folder, adapted=tuple(adapted), task_type=types.pop() if len(types) == 1 else None).write(
         context.out,
         modules={name.rpartition(".")[0] for name in model.tensors},
-        provenance=_provenance(base, parts, tensors, model.network, settings.method),
+        provenance=_provenance(base, used, held, model.network, settings.method),
     )
     portable = portable and not any(part.decomposes for part in parts)
     return Outcome(
         type="adapter",
         written=written,
-        components=_changes(model.network, tensors),
+        components=component_map(model.network, {tensor.name: did(tensor.effects, tensor.parts) for tensor in held}),
         metrics=fits.metrics(),
         depends_on=() if portable else ("device", "versions", "threads"),
         device=device.name,
@@ -144,7 +147,7 @@ def _adapted(
     context: Context[FuseStage],
     matrices: Sequence[AdaptedTensor],
     densities: Mapping[str, float],
-    fits: Fits,
+    fits: FitTally,
     device: torch.device,
 ) -> tuple[list[Adapted], list[str], bool]:
     """Each matrix's pair of factors, on disk.
@@ -161,7 +164,7 @@ def _adapted(
     for number, tensor in enumerate(matrices):
         joining = Joining(method=settings.method, cut=cut, density=densities[tensor.name], seed=settings.seed)
         terms = [Term(applied=part.effects[tensor.name], weights_digest=part.weights_digest) for part in tensor.parts]
-        pair = join_deltas(terms, tensor.stored, joining, device)
+        pair = join_deltas(terms, tensor.stored, joining, device, work)
         portable = portable and pair.portable
         if not pair.rank:
             empty.append(f"what is added to {tensor.module} is zero: it has no factors")
@@ -185,17 +188,4 @@ def _provenance(
         components=tuple(sorted({tensor.component for tensor in tensors})),
         layers=spell_layers({place.layer for place in places if place.layer is not None}),
         inputs=tuple(sorted(inputs)),
-    )
-
-
-def _changes(network: Network, tensors: Sequence[AdaptedTensor]) -> tuple[ComponentChange, ...]:
-    """What the adapter does to each component, and which adapters it has that from."""
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for tensor in tensors:
-        change = "overridden" if not tensor.is_matrix else "added" if len(tensor.parts) == 1 else "composed"
-        groups[change, ", ".join(sorted(part.name for part in tensor.parts))].append(tensor.name)
-    return tuple(
-        ComponentChange(component=count.component, change=change, layers=count.layers, tensors=count.tensors, by=by)
-        for (change, by), names in sorted(groups.items())
-        for count in network.count(names)
     )

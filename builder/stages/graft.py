@@ -6,14 +6,16 @@ to keep their bytes, and a file that holds only such is linked; of other files o
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from builder.environment import prepare
 from builder.stage import Context, Outcome
+from builder.stages.changes import KEPT, Did, component_map
 from builder.stages.pedigree import digest_of
 from builder.weights.context import set_context
 from builder.weights.draft import Draft
 from builder.weights.drawn import Drawn
+from builder.weights.dtypes import ROUNDED
 from builder.weights.folder import read_model
 from builder.weights.head import replace_head
 from builder.weights.layers import choose_layers
@@ -24,15 +26,14 @@ from builder.weights.vocabulary import extend_vocabulary
 from registry.components import layer_of, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
+from registry.record import Renumbered
 
 if TYPE_CHECKING:
     from builder.stage import Input
     from builder.weight_stages import GraftStage
+    from registry.record import ComponentChange
 
 __all__ = ["graft"]
-
-_ROUNDED_DTYPES = frozenset({"F16", "BF16"})  # so few bits that the last ones of a logarithm do not show
 
 
 def graft(context: Context[GraftStage]) -> Outcome:
@@ -42,8 +43,10 @@ def graft(context: Context[GraftStage]) -> Outcome:
         NotFoundError: A file that is needed is not there.
         InvalidError: Nothing is asked for, a model that is quantised or of a family that is not known, or what
             is asked for does not fit the model.
+        MachineError: The runner asks for a GPU and there is none.
         OSError: A file cannot be read or written.
     """
+    device = prepare(context.runner, gain="none")
     settings, base = context.settings, context.one("from")
     model = read_model(base.path)
     draft = Draft.of(model, where=base.source)
@@ -78,7 +81,9 @@ def graft(context: Context[GraftStage]) -> Outcome:
         written=written,
         components=_changes(draft),
         depends_on=("device", "versions") if _is_inexact(draft, settings) else (),
+        device=device.name,
         notes=draft.notes,
+        renumbered=(Renumbered(digest=base.digest, what="layers"),) if draft.renumbered else (),
     )
 
 
@@ -102,36 +107,27 @@ def _is_inexact(draft: Draft, settings: GraftStage) -> bool:
     """Whether random numbers are stored with so many bits that the last ones of a logarithm show."""
     spread = settings.vocabulary is not None and settings.vocabulary.start == "normal"
     return any(
-        content.spec.dtype not in _ROUNDED_DTYPES
+        content.spec.dtype not in ROUNDED
         for name, content in draft.contents.items()
         if (isinstance(content, Drawn) and content.deviation) or (spread and draft.changes.get(name) == "overridden")
     )
 
 
 def _provenance(base: Input, draft: Draft, method: str) -> Provenance:
-    layers = {layer for name in draft.changes if (layer := layer_of(name)) is not None}
+    layers = {layer for name in (*draft.changes, *draft.removed) if (layer := layer_of(name)) is not None}
+    components = {draft.network.component_of(name) for name in draft.changes}
+    components |= {draft.model.network.component_of(name) for name in draft.removed}
     return Provenance(
         kind="graft",
         method=method,
-        components=tuple(sorted({draft.network.component_of(name) for name in draft.changes})),
+        components=tuple(sorted(components)),
         layers=spell_layers(layers),
         inputs=(ProvenanceInput(role="from", weights_digest=digest_of(base)),),
     )
 
 
 def _changes(draft: Draft) -> tuple[ComponentChange, ...]:
-    """What each component of the result went through."""
-    network = draft.network
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in draft.contents:
-        groups[draft.changes.get(name, "kept"), network.component_of(name)].append(name)
-    return tuple(
-        ComponentChange(
-            component=component,
-            change=change,
-            layers=spell_layers(layer for name in names if (layer := layer_of(name)) is not None),
-            tensors=len(names),
-            by="" if change == "kept" else "graft",
-        )
-        for (change, component), names in sorted(groups.items())
-    )
+    """What each component of the result went through, and what is left of none."""
+    done = {name: Did(change, "graft") for name, change in draft.changes.items()}
+    here = component_map(draft.network, dict.fromkeys(draft.contents, KEPT) | done)
+    return (*here, *component_map(draft.model.network, dict.fromkeys(draft.removed, Did("removed", "graft"))))

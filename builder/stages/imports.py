@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from builder.manifest import FolderAdapter, FolderBase, HubAdapter, HubBase
 from builder.sources import MODEL_FILES, fetch_hub, open_folder
 from builder.stage import Context, Outcome
+from builder.stages.changes import Did, component_map
 from builder.stages.templates import probe
 from builder.weights.adapters import read_adapter
-from builder.weights.family import SCORE
+from builder.weights.family import SCORE, TIE, ties_words
 from builder.weights.folder import CONFIG, INDEX, read_model, weight_files
 from builder.weights.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_adapter_contents, write_contents
 from builder.weights.pickled import BIN_INDEX, PICKLES, pickle_files, read_pickled
@@ -26,7 +27,6 @@ from registry.canonical import decode
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError
 from registry.provenance import Provenance, ProvenanceInput
-from registry.record import ComponentChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from builder.sources import Choose, Source
     from builder.weights.stream import Content
     from registry.canonical import JSON
+    from registry.record import ComponentChange
 
 __all__ = ["import_"]
 
@@ -75,7 +76,7 @@ def _open(context: Context[ImportSettings], choose: Choose) -> Source:
 
 def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     config = _read_table(source, CONFIG)
-    tensors, files, aliases = _tensors(source)
+    tensors, files = _tensors(source)
     alias, note = _tied_alias(tensors, config, source)
     kept = {name: content for name, content in tensors.items() if name != alias}
     network = Network.from_tensors({name: content.spec.shape for name, content in kept.items()})
@@ -93,7 +94,6 @@ def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     written = write_contents(context.out, contents=kept, provenance=provenance, threads=context.runner.threads)
     notes = (
         note,
-        *aliases,
         _quantised(config),
         _left_out(source, {*carried, *files, INDEX, BIN_INDEX}),
         _list("tensors of no known component", network.unknown),
@@ -101,13 +101,12 @@ def _import_model(context: Context[ImportSettings], source: Source) -> Outcome:
     return Outcome(type="model", written=written, components=_added(network), notes=tuple(filter(None, notes)))
 
 
-def _tensors(source: Source) -> tuple[dict[str, Content], tuple[str, ...], tuple[str, ...]]:
-    """Every tensor of a model, the names of the files that they lie in, and notes on those that came twice."""
+def _tensors(source: Source) -> tuple[dict[str, Content], tuple[str, ...]]:
+    """Every tensor of a model, and the names of the files that they lie in."""
     if pickles := tuple(name for name in source.names if name.endswith(PICKLES)):
-        held, aliases = read_pickled(source.folder, pickles)
-        return {**held}, pickles, tuple(f"{name} is {kept}, and stored once" for name, kept in aliases.items())
+        return {**read_pickled(source.folder, pickles)}, pickles
     model = read_model(source.folder)
-    return {name: Checked(stored=stored) for name, stored in model.tensors.items()}, tuple(model.shards), ()
+    return {name: Checked(stored=stored) for name, stored in model.tensors.items()}, tuple(model.shards)
 
 
 def _quantised(config: Mapping[str, JSON]) -> str:
@@ -211,11 +210,12 @@ def _tied_alias(tensors: Mapping[str, Content], config: Mapping[str, JSON], sour
     network = Network.from_tensors(tuple(tensors))
     by_component = {network.component_of(name): name for name in tensors if name.endswith(".weight")}
     head, embedding = by_component.get("head", ""), by_component.get("embedding.token", "")
-    if not head or not embedding or head == SCORE or config.get("tie_word_embeddings") is not True:
+    if not head or not embedding or head == SCORE or not ties_words(config):
         return "", ""
     if not _are_equal(tensors[head], tensors[embedding]):
+        said = "says" if TIE in config else f"is left out, which for {config.get('model_type')} says"
         raise InvalidError(
-            f"{head!r} and {embedding!r} differ, but tie_word_embeddings says that they are one",
+            f"{head!r} and {embedding!r} differ, but {TIE} {said} that they are one",
             where=f"{source.where}/{CONFIG}",
             mend="set tie_word_embeddings to false if the head has weights of its own, else remove the head",
         )
@@ -264,12 +264,7 @@ def _choose_adapter(source: Source) -> Sequence[str]:
 
 
 def _added(network: Network) -> tuple[ComponentChange, ...]:
-    return tuple(
-        ComponentChange(
-            component=count.component, change="added", layers=count.layers, tensors=count.tensors, by="import"
-        )
-        for count in network.count(network.names)
-    )
+    return component_map(network, dict.fromkeys(network.names, Did("added", "import")))
 
 
 def _left_out(source: Source, taken: set[str]) -> str:

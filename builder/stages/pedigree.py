@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from builder.stage import Input
     from builder.weights.adapters import Adapter
     from registry.digest import Digest
 
-__all__ = ["check_base", "digest_of", "order_of"]
+__all__ = ["check_base", "check_rows", "digest_of", "order_of"]
 
 
 def order_of(one: Input) -> tuple[int, Digest, str]:
@@ -51,6 +53,29 @@ def check_base(adapter: Adapter, one: Input, base: Input) -> tuple[str, ...]:
         f"{base.name} has {ours} and does not descend from them",
         where=f"{one.source} into {base.source}",
         mend="fold it into the model that it was trained on or a descendant of it, or train it again on this one",
+    )
+
+
+def check_rows(adapter: Adapter, one: Input, base: Input, changed: Iterable[str]) -> None:
+    """What an adapter does to rows of tokens needs a model whose tokens have the rows that they had in training.
+
+    Args:
+        adapter: The adapter; it belongs to the model by :func:`check_base`.
+        one: The same, as an input.
+        base: The model.
+        changed: Tensors with a row for each token that the adapter changes.
+
+    Raises:
+        InvalidError: A stage between the two put the tokens in another order.
+    """
+    trained_on, name = _trained_on(adapter), min(changed, default="")
+    if not name or trained_on == digest_of(base) or base.row_ancestors is None or trained_on in base.row_ancestors:
+        return
+    raise InvalidError(
+        f"adapter {one.name} changes rows of tokens in {name!r}; it was trained on weights {trained_on.short}, and a "
+        f"blend between them and {base.name} gave the tokens other rows",
+        where=f"{one.source} into {base.source}",
+        mend="fold it before that blend, into the model that it was trained on, or give it weight 0 there",
     )
 
 

@@ -63,7 +63,8 @@ def _root(request: str) -> Path:
 
 
 def _drive(root: Path, names: Sequence[str], wish: Wish, view: Lines | Screen, *, smoke: bool) -> Report:
-    from builder.drive.build import asked, build, named
+    from builder.drive.asked import asked, named
+    from builder.drive.build import build
     from builder.graph import build_graph
     from builder.load import load
     from builder.plan.plan import make_plan

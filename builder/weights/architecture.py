@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from builder.weights.folder import ModelFolder
     from registry.canonical import JSON
 
-__all__ = ["LAYER_COUNTS", "LAYER_LISTS", "VOCABULARY_SIZE", "Member", "check_configs", "check_heads", "check_shapes"]
+__all__ = [
+    "LAYER_COUNTS",
+    "LAYER_LISTS",
+    "VOCABULARY_SIZE",
+    "Member",
+    "check_configs",
+    "check_heads",
+    "check_shapes",
+    "shown",
+]
 
 LAYER_COUNTS: Final = frozenset({"n_layer", "n_layers", "num_hidden_layers", "num_layers"})
 """Keys of a configuration that say how many layers there are."""
@@ -146,13 +155,13 @@ def check_configs(base: Member, other: Member, *, free: Collection[str]) -> tupl
     shaping = [key for key in differing if (leaf := _leaf(key)) in _SHAPING and leaf not in free]
     # A key that one of them leaves out has a default there, which only the network's code knows; shapes still tell.
     if stated := [key for key in shaping if ours.get(key) is not None and theirs.get(key) is not None]:
-        told = "; ".join(f"{key} is {_shown(theirs[key])}, not {_shown(ours[key])}" for key in stated)
+        told = "; ".join(f"{key} is {shown(theirs[key])}, not {shown(ours[key])}" for key in stated)
         raise InvalidError(
             f"{other.name} has another architecture than {base.name}: {told}", where=where, mend=_ONE_ARCHITECTURE
         )
     noted = [key for key in differing if _leaf(key) not in _SILENT | set(free)]
     return tuple(
-        f"{key} is {_shown(theirs.get(key))} in {other.name}; the result has {_shown(ours.get(key))}, as {base.name}"
+        f"{key} is {shown(theirs.get(key))} in {other.name}; the result has {shown(ours.get(key))}, as {base.name}"
         for key in noted
     )
 
@@ -236,7 +245,8 @@ def _differ(one: JSON, other: JSON) -> bool:
     return one != other or isinstance(one, bool) != isinstance(other, bool)
 
 
-def _shown(value: JSON) -> str:
+def shown(value: JSON) -> str:
+    """A value of a configuration as it is told in one line."""
     text = "absent" if value is None else encode(value).decode()
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits a line
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from builder.weights.dtypes import TORCH_DTYPES
+from builder.weights.dtypes import DTYPES_BY_NAME, TORCH_DTYPES
 from registry.canonical import decode
 from registry.errors import InvalidError
 from registry.safetensors import TensorSpec
@@ -63,7 +63,6 @@ BLOCKWISE_PARTS: Final = (
 """What follows the weight's name in the names of the tensors that go with it."""
 
 _BLOCK_SIZES: Final = frozenset({32, 64, 128, 256, 512, 1024, 2048, 4096})
-_DTYPES: Final = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _ENTRIES: Final = 16
 _NESTED_ENTRIES: Final = 256
 _KEYS: Final = frozenset({"quant_type", "blocksize", "dtype", "shape"})
@@ -165,7 +164,7 @@ def read_blockwise(weight: Stored, parts: Mapping[str, Stored]) -> Blockwise:
     key, stored = states.popitem()
     state = _state(stored)
     kind, block, shape = key.removeprefix(_STATE), state.get("blocksize"), state.get("shape")
-    dtype = _DTYPES.get(str(state.get("dtype")))
+    dtype = DTYPES_BY_NAME.get(str(state.get("dtype")))
     said = shape if isinstance(shape, list) else [None]
     sizes = [size for size in said if type(size) is int and size >= 0]
     sound = state.get("quant_type") == kind and dtype is not None and len(sizes) == len(said)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from builder.weights.architecture import shown
 from builder.weights.family import family_of
-from builder.weights.rope import LENGTH, is_anchored, rope_type, scale_rope
+from builder.weights.rope import LENGTH, MAX_LENGTH, is_anchored, rope_type, scale_rope
 from builder.weights.stream import Stored
 from builder.weights.stretched import Stretched
 from builder.weights.tokenizer import TOKENIZER_CONFIG
@@ -65,10 +66,10 @@ def set_context(draft: Draft, context: int, rope: RopeSettings | None) -> Draft:
 
 def _length(draft: Draft) -> int:
     said = {key: draft.config[key] for key in _KEYS if key in draft.config}
-    lengths = [value for value in said.values() if type(value) is int and value > 0]
+    lengths = [value for value in said.values() if type(value) is int and 0 < value <= MAX_LENGTH]
     if len(lengths) != len(said) or len(set(lengths)) != 1:
         raise InvalidError(
-            f"the configuration does not say one length: {said}",
+            f"the configuration does not say one length up to {MAX_LENGTH}: {shown(said)}",
             where=draft.where,
             mend=f"state {LENGTH} in config.json, and import the model again",
         )
@@ -103,7 +104,7 @@ def _set_table(draft: Draft, length: int, context: int) -> Draft:
     masks = [name for name, content in draft.find("buffer").items() if length in content.spec.shape]
     rule = f"stretched from {length} to" if context > length else f"the first of {length}, now"
     return (
-        draft.drop(*masks)
+        draft.remove(*masks)
         .put("overridden", {table.info.name: Stretched(stored=table, rows=context)})
         .say(**{key: context for key in _KEYS if key in draft.config})
         .note(f"context: the table of positions is {rule} {context}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
+from builder.weights.blend.rows import matrix_shape
 from builder.weights.low_rank import Factors
 from builder.weights.methods.lora import Product
-from builder.weights.stream import not_finite
+from builder.weights.stream import BLOCK_BYTES, not_finite
+from registry.safetensors import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from builder.weights.effect import Applied
@@ -54,7 +57,7 @@ def delta_of(applied: Applied, base: Stored, device: torch.device) -> torch.Tens
         total = before.clone()
         applied.apply(loaded, total, before, 0)
         total.sub_(before)
-    if not bool(torch.isfinite(total).all()):
+    if not _is_finite(total):
         raise not_finite(base.spec, where=str(base.path), fits=False)
     return total.T if applied.transposed else total
 
@@ -66,9 +69,20 @@ def delta_between(changed: Stored, base: Stored, device: torch.device) -> torch.
         InvalidError: One of them holds NaN or an infinity, or a file ends too early.
         OSError: A file cannot be read.
     """
-    total = changed.load().to(device, torch.float64)
-    total.sub_(base.load().to(device))
-    if not bool(torch.isfinite(total).all()):
+    rows, columns = matrix_shape(base.info.shape)
+    total = torch.empty(rows, columns, dtype=torch.float64, device=device)
+    step = max(1, BLOCK_BYTES // max(1, columns * DTYPE_BYTES["F64"]))
+    for start in range(0, rows, step):  # so that only the difference is whole in memory
+        part = slice(start, min(start + step, rows))
+        total[part] = changed.part(part).load().to(device)
+        total[part] -= base.part(part).load().to(device)
+    total = total.view(base.info.shape)
+    if not _is_finite(total):
         wrong = base if bool(torch.isfinite(changed.load()).all()) else changed
         raise not_finite(wrong.spec, where=str(wrong.path), fits=False)
     return total
+
+
+def _is_finite(matrix: torch.Tensor) -> bool:
+    """Whether no element is NaN or an infinity; ``torch.isfinite`` would need as much memory again."""
+    return not matrix.numel() or all(math.isfinite(one) for one in torch.aminmax(matrix))  # NaN comes through

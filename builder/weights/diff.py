@@ -50,6 +50,20 @@ class DiffRow:
         """The change that matters most."""
         return next(kind for kind in _KINDS if self.changes.get(kind))
 
+    @property
+    def told(self) -> list[tuple[str, int]]:
+        """Each change but ``same``, with its count; those that can be measured first."""
+        return [(kind, count) for kind in _KINDS if kind != "same" and (count := self.changes.get(kind, 0))]
+
+    @property
+    def figures(self) -> tuple[str, str, str]:
+        """Relative norm, largest element and rank, as text; empty where nothing was measured."""
+        found = self.difference
+        if found is None:
+            return "", "", ""
+        rank = "" if not found.rank else str(found.rank) if found.rank > 0 else "> 64"
+        return f"{found.relative:.3g}", f"{found.largest:.3g}", rank
+
     def to_json(self) -> dict[str, JSON]:
         """Row of the JSON form; an infinite ratio is ``null``, as is what was not measured."""
         found = self.difference
@@ -95,39 +109,44 @@ def diff(before: Path, old: Artifact, after: Path, new: Artifact, *, threads: in
 
 
 def tabulate(rows: Iterable[DiffRow]) -> list[str]:
-    """The rows as text: each component and layer that changed; what is the same is counted at the end."""
+    """The rows as text: a line for each change of a component in a layer; what is the same is counted at the end.
+
+    The figures of a row stand beside the first of its changes that can be measured.
+    """
     table = [("component", "layer", "tensors", "change", "relative", "largest", "rank")]
     same = 0
     for row in rows:
-        if row.change == "same":
-            same += row.tensors
-            continue
-        found = row.difference
-        figures = ("", "", "")
-        if found is not None:
-            rank = "" if not found.rank else str(found.rank) if found.rank > 0 else "> 64"
-            figures = (f"{found.relative:.3g}", f"{found.largest:.3g}", rank)
-        count = row.tensors - row.changes.get("same", 0)
-        table.append((row.component, "-" if row.layer is None else str(row.layer), str(count), row.change, *figures))
+        same += row.changes.get("same", 0)
+        layer = "-" if row.layer is None else str(row.layer)
+        for place, (change, count) in enumerate(row.told):
+            figures = ("", "", "") if place else row.figures
+            table.append((row.component, layer, str(count), change, *figures))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     return [*(lines if len(table) > 1 else []), f"{same} tensors are the same"]
 
 
 def draw(rows: Sequence[DiffRow], title: str) -> str:
-    """The rows as a heat map of relative norms, SVG; what cannot be measured is drawn as infinite."""
+    """The rows as a heat map of relative norms, SVG; what has none is named in the legend."""
     numbers = sorted({row.layer for row in rows if row.layer is not None})
     outside = any(row.layer is None for row in rows)
     layers: list[int | None] = [None, *numbers] if outside else [*numbers]
-    values = {
-        (row.component, row.layer): 0.0
-        if row.change == "same"
-        else row.difference.relative
-        if row.difference is not None
-        else math.inf
+    values = {(row.component, row.layer): _value(row) for row in rows}
+    notes = {
+        (row.component, row.layer): ", ".join(f"{count} {change}" for change, count in row.told)
         for row in rows
+        if len(row.told) > 1
     }
-    return heat_map(title, list(dict.fromkeys(row.component for row in rows)), layers, values)
+    return heat_map(title, list(dict.fromkeys(row.component for row in rows)), layers, values, notes)
+
+
+def _value(row: DiffRow) -> float | str:
+    """The relative norm, or why there is none."""
+    if row.change == "same":
+        return 0.0
+    if row.difference is None:
+        return row.change if row.change in {"added", "removed"} else "cannot be measured"
+    return row.difference.relative if math.isfinite(row.difference.relative) else "zero before"
 
 
 def _stored(folder: Path, artifact: Artifact) -> dict[str, Stored]:
@@ -143,6 +162,8 @@ def _row(
     component: str, layer: int | None, members: Sequence[TensorChange], measured: Mapping[str, Difference]
 ) -> DiffRow:
     found = [measured[one.name] for one in members if one.name in measured]
+    if not any(one.name in measured and one.change != "same" for one in members):
+        found = []  # what is the same tells nothing of what could not be measured
     total = found[0] if found else None
     for one in found[1:]:
         total = total + one if total is not None else one

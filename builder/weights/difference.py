@@ -10,6 +10,7 @@ import torch
 
 from builder.weights.dtypes import FLOATS
 from builder.weights.stream import Scratch, Stored, not_finite
+from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,8 @@ def measure(before: Stored, after: Stored, scratch: Scratch) -> Difference:
         scratch: Buffers to work in.
 
     Raises:
-        InvalidError: One of them holds NaN or an infinity, or a file ends too early.
+        InvalidError: One of them holds NaN, an infinity or numbers whose squares float64 cannot hold, or a file ends
+            too early.
         OSError: A file cannot be read.
     """
     shape = before.info.shape
@@ -90,13 +92,26 @@ def measure(before: Stored, after: Stored, scratch: Scratch) -> Difference:
         elif probe is not None:
             sketch.append(delta @ probe)
     if not math.isfinite(squares) or not math.isfinite(base_squares):
-        raise not_finite(after.spec, where=str(after.path), fits=False)
+        raise _unmeasurable(before, after, scratch)
     rank = 0
     if squares and kept:
         rank = _rank(torch.linalg.svdvals(torch.cat(kept)), squares)
     elif squares and sketch:
         rank = _sketched_rank(before, after, torch.cat(sketch), squares, scratch)
     return Difference(squares=squares, base_squares=base_squares, largest=largest, rank=rank)
+
+
+def _unmeasurable(before: Stored, after: Stored, scratch: Scratch) -> InvalidError:
+    """The error on the first of two tensors that holds something else than numbers, or on both."""
+    for one in (before, after):
+        rows, columns = _as_matrix(one.info.shape)
+        if not all(bool(torch.isfinite(base).all()) for base, _ in _deltas(one, one, rows, columns, scratch)):
+            return not_finite(one.spec, where=str(one.path), fits=False)
+    return InvalidError(
+        f"tensor {after.spec.name!r} holds numbers so large that their squares are beyond float64",
+        where=f"{before.path} and {after.path}",
+        mend="cast both to a narrower dtype, or compare models without such numbers",
+    )
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:

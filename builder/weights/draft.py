@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder.weights.folder import CONFIG, plain_file
+from builder.weights.renamed import Renamed
 from registry.canonical import decode, pretty
 from registry.components import Network
 from registry.errors import InvalidError
@@ -31,6 +32,8 @@ class Draft:
         contents: Tensor name -> content, of every tensor.
         files: Name -> bytes, of the other files that change.
         changes: Tensor name -> what happened to it: ``added``, ``overridden``, ``moved``; left out where nothing did.
+        removed: Names of the model's tensors of which nothing is left.
+        renumbered: Whether layers have other numbers than in the model.
         notes: What a reader of the record should know.
     """
 
@@ -40,6 +43,8 @@ class Draft:
     contents: Mapping[str, Content]
     files: Mapping[str, bytes] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+    renumbered: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,10 +68,16 @@ class Draft:
         return replace(self, contents={**self.contents, **contents}, changes={**self.changes, **changes})
 
     def drop(self, *names: str) -> Draft:
-        """Without these tensors."""
+        """Without these tensors under these names."""
         contents = {name: content for name, content in self.contents.items() if name not in names}
         changes = {name: change for name, change in self.changes.items() if name not in names}
         return replace(self, contents=contents, changes=changes)
+
+    def remove(self, *names: str) -> Draft:
+        """Without these tensors; of those of the model that are nowhere else nothing is left."""
+        left = self.drop(*names)
+        origins = {_origin(self.contents[name]) for name in names} - {_origin(one) for one in left.contents.values()}
+        return replace(left, removed=self.removed | (origins & self.model.tensors.keys()))
 
     def say(self, **keys: JSON) -> Draft:
         """With these keys of the configuration."""
@@ -113,3 +124,8 @@ class Draft:
         """The tensors of a component, by name."""
         places = self.network.places
         return {name: self.contents[name] for name, place in places.items() if place.is_in(component)}
+
+
+def _origin(content: Content) -> str:
+    """The name that a tensor has where it is stored, under whatever name it goes by now."""
+    return _origin(content.content) if isinstance(content, Renamed) else content.spec.name

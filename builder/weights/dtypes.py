@@ -11,7 +11,9 @@ from registry.errors import InvalidError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FLOATS", "TORCH_DTYPES", "dtype_name"]
+    from registry.canonical import JSON
+
+__all__ = ["DTYPES_BY_NAME", "FLOATS", "ROUNDED", "TORCH_DTYPES", "dtype_name", "with_dtype"]
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -33,6 +35,13 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 }
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 """What sums may read and write."""
+ROUNDED = frozenset({"F16", "BF16"})
+"""Floats of so few bits that the last ones of a float64 sum do not show: any machine gives the same bytes."""
+
+DTYPES_BY_NAME: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""Floats as configurations and manifests write them -> as safetensors does."""
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -51,3 +60,25 @@ def dtype_name(tensor: torch.Tensor) -> str:
             mend=f"convert to one of {', '.join(TORCH_DTYPES)}",
         )
     return name
+
+
+def with_dtype(config: Mapping[str, JSON], dtype: str) -> dict[str, JSON]:
+    """A model's configuration with another dtype: wherever it names one, also for the parts of a model, and at the top.
+
+    Args:
+        config: The value of ``config.json``.
+        dtype: As configurations write it, such as ``bfloat16``.
+    """
+    said = _renamed_dtypes(config, dtype)
+    return said if any(key in said for key in _DTYPE_KEYS) else {**said, "dtype": dtype}
+
+
+def _renamed_dtypes(table: Mapping[str, JSON], dtype: str) -> dict[str, JSON]:
+    return {
+        key: dtype
+        if key in _DTYPE_KEYS
+        else _renamed_dtypes(value, dtype)
+        if isinstance(value, dict) and key.endswith("_config")
+        else value
+        for key, value in table.items()
+    }

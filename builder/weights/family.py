@@ -11,11 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from registry.canonical import JSON
+    from registry.components import Network
 
-__all__ = ["FAMILIES", "SCORE", "Family", "family_of"]
+__all__ = [
+    "FAMILIES",
+    "SCORE",
+    "TIE",
+    "Family",
+    "family_of",
+    "has_token_rows",
+    "known_family",
+    "ties_words",
+]
 
 SCORE: Final = "score.weight"
 """Name on disk of what every classifier has in place of the language model's head."""
+
+TIE: Final = "tie_word_embeddings"
+"""Key of a configuration: whether the language model's head is the embedding, too."""
 
 Positions: TypeAlias = Literal["rotary", "rotary, not to be scaled", "learned"]
 
@@ -31,12 +44,14 @@ class Family:
         head: Name on disk of the language model's head, where it has weights of its own.
         spelled: Lists with an entry for each layer that the code makes up from the layers' numbers where the
             configuration has none.
+        tied: Whether the head is the embedding, too, where the configuration does not say.
     """
 
     stem: str
     positions: Positions = "rotary"
     head: str = "lm_head.weight"
     spelled: tuple[str, ...] = ()
+    tied: bool = False
 
     @property
     def classifier(self) -> str:
@@ -45,11 +60,11 @@ class Family:
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    "falcon": Family(stem="Falcon"),
-    "gemma": Family(stem="Gemma"),
-    "gemma2": Family(stem="Gemma2", spelled=("layer_types",)),
-    "gemma3_text": Family(stem="Gemma3Text", positions="rotary, not to be scaled", spelled=("layer_types",)),
-    "gpt2": Family(stem="GPT2", positions="learned"),
+    "falcon": Family(stem="Falcon", tied=True),
+    "gemma": Family(stem="Gemma", tied=True),
+    "gemma2": Family(stem="Gemma2", spelled=("layer_types",), tied=True),
+    "gemma3_text": Family(stem="Gemma3Text", positions="rotary, not to be scaled", spelled=("layer_types",), tied=True),
+    "gpt2": Family(stem="GPT2", positions="learned", tied=True),
     "gpt_neox": Family(stem="GPTNeoX", head="embed_out.weight"),
     "llama": Family(stem="Llama"),
     "mistral": Family(stem="Mistral"),
@@ -62,9 +77,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "qwen2_moe": Family(stem="Qwen2Moe"),
     "qwen3": Family(stem="Qwen3"),
     "qwen3_moe": Family(stem="Qwen3Moe"),
-    "smollm3": Family(stem="SmolLM3", spelled=("no_rope_layers",)),
+    "smollm3": Family(stem="SmolLM3", spelled=("no_rope_layers",), tied=True),
     "stablelm": Family(stem="StableLm"),
-    "starcoder2": Family(stem="Starcoder2"),
+    "starcoder2": Family(stem="Starcoder2", tied=True),
 }
 """By ``model_type`` of the configuration."""
 
@@ -80,12 +95,32 @@ def family_of(config: Mapping[str, JSON], *, what: str, where: str) -> Family:
     Raises:
         InvalidError: It is of no family in the table.
     """
-    name = config.get("model_type")
-    family = FAMILIES.get(name) if isinstance(name, str) else None
+    family = known_family(config)
     if family is None:
         raise InvalidError(
-            f"{what} is not known for model type {name!r}",
+            f"{what} is not known for model type {config.get('model_type')!r}",
             where=where,
             mend=f"it is known for {', '.join(FAMILIES)}",
         )
     return family
+
+
+def known_family(config: Mapping[str, JSON]) -> Family | None:
+    """The family of a model; ``None`` where it is of none in the table."""
+    name = config.get("model_type")
+    return FAMILIES.get(name) if isinstance(name, str) else None
+
+
+def ties_words(config: Mapping[str, JSON]) -> bool:
+    """Whether the head is the embedding: as the configuration says, else the family; of an unknown one it is not."""
+    said, family = config.get(TIE), known_family(config)
+    return said is True or (said is None and family is not None and family.tied)
+
+
+def has_token_rows(network: Network, name: str) -> bool:
+    """Whether a tensor has a row, or an entry, for each token: the embedding and the language model's head.
+
+    A classifier's head, though of component ``head``, has a row for each label.
+    """
+    place = network.places.get(name)
+    return place is not None and name != SCORE and (place.component == "embedding.token" or place.is_in("head"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from builder.weights.architecture import shown
 from builder.weights.drawn import Drawn
 from builder.weights.family import SCORE, family_of
 from builder.weights.tokenizer import TOKENIZER, TOKENIZER_CONFIG, parse_tokenizer, token_id
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["replace_head"]
 
 _INITIALIZER_RANGE: Final = 0.02  # transformers' default, for a configuration that leaves it out
+_MAX_RANGE: Final = 1000  # far beyond what any network starts from
 _MATRIX: Final = 2
 _TWO: Final = 2
 
@@ -57,7 +59,7 @@ def replace_head(draft: Draft, settings: HeadSettings) -> Draft:
     draft = _with_padding(draft, settings.pad)
     draft = replace(draft, config={key: value for key, value in draft.config.items() if key != "num_labels"})
     return (
-        draft.drop(*draft.find("head"))
+        draft.remove(*draft.find("head"))
         .put("added", {SCORE: Drawn(spec=spec, deviation=deviation, seed=settings.seed)})
         .say(architectures=[family.classifier], id2label=names, label2id=numbers, tie_word_embeddings=False)
     )
@@ -86,9 +88,9 @@ def _labels(settings: HeadSettings, where: str) -> tuple[str, ...]:
 
 def _initializer_range(draft: Draft) -> float:
     value = draft.config.get("initializer_range", _INITIALIZER_RANGE)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_RANGE:
         raise InvalidError(
-            f"initializer_range is {value!r}, no number from 0 on",
+            f"initializer_range is {shown(value)}, no number from 0 to {_MAX_RANGE}",
             where=draft.where,
             mend="say `start: zero`, or correct config.json",
         )

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import torch
 
 from builder.weights.blend.blended import Blended, Ingredient, Recipe
-from builder.weights.blend.rows import matrix_shape
+from builder.weights.blend.rows import StoredRows, matrix_shape
 from builder.weights.delta import delta_of, factors_of
 from builder.weights.low_rank import Cut, Factors, Pair, concatenate, cut_matrix, cut_product, decompose
 from builder.weights.methods.lora import LowRank
-from builder.weights.stream import CPU, Scratch, one_torch_thread
-from registry.safetensors import TensorSpec
+from builder.weights.stream import CPU, Scratch, Stored, one_torch_thread
+from registry.safetensors import DTYPE_BYTES, TensorInfo, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.weight_stages import BlendMethod
+    from builder.weights.blend.rows import Rows
     from builder.weights.effect import Applied
-    from builder.weights.stream import Stored
     from registry.digest import Digest
 
 __all__ = ["JoinMethod", "Joining", "Term", "join_deltas"]
 
 JoinMethod: TypeAlias = Literal["concat", "linear", "ties", "dare_linear", "dare_ties"]
+
+_HELD_BYTES: Final = 1 << 30  # deltas of one weight that are held in memory together; more of them go to disk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +58,7 @@ class Joining:
     seed: int
 
 
-def join_deltas(terms: Sequence[Term], base: Stored, joining: Joining, device: torch.device) -> Pair:
+def join_deltas(terms: Sequence[Term], base: Stored, joining: Joining, device: torch.device, work: Path) -> Pair:
     """One pair of factors for all that is added to a weight.
 
     Args:
@@ -61,17 +66,21 @@ def join_deltas(terms: Sequence[Term], base: Stored, joining: Joining, device: t
         base: The weight.
         joining: How.
         device: Where the sums are made.
+        work: Folder for deltas that are read in blocks; nothing stays in it.
 
     Raises:
         InvalidError: NaN or an infinity, or weights with which the method has no result.
-        OSError: A file cannot be read.
+        OSError: A file cannot be read or written.
     """
     method = joining.method
     if method == "concat":
         return _side_by_side(terms, base, device)
     if method == "linear":
         return _summed(terms, base, joining.cut, device)
-    return cut_matrix(_thinned(terms, base, joining.density, _recipe(method, joining.seed), device), joining.cut)
+    recipe = _recipe(method, joining.seed)
+    with TemporaryDirectory(dir=work) as deltas:
+        total = _thinned(terms, base, joining.density, recipe, device=device, folder=Path(deltas))
+    return cut_matrix(total, joining.cut)
 
 
 def _side_by_side(terms: Sequence[Term], base: Stored, device: torch.device) -> Pair:
@@ -99,22 +108,25 @@ def _summed(terms: Sequence[Term], base: Stored, cut: Cut, device: torch.device)
     return cut_matrix(total, cut, summed=summed)
 
 
-def _thinned(terms: Sequence[Term], base: Stored, density: float, recipe: Recipe, device: torch.device) -> torch.Tensor:
-    """What ``blend`` makes of the deltas, as task vectors on a base of zeros; float64, shape ``[out, in]``."""
-    ingredients = []
-    for term in terms:
-        delta = delta_of(replace(term.applied, scale=1.0), base, device)
-        stored = (delta.T if term.applied.transposed else delta).to(CPU)
-        ingredients.append(
-            Ingredient(
-                rows=_Held(matrix=stored, where=str(base.path)),
-                model=term.weights_digest,
-                weight=term.applied.scale,
-                density=density,
-                epsilon=0.0,
-                gamma=0.0,
-            )
+def _thinned(
+    terms: Sequence[Term], base: Stored, density: float, recipe: Recipe, *, device: torch.device, folder: Path
+) -> torch.Tensor:
+    """What ``blend`` makes of the deltas, as task vectors on a base of zeros; float64, shape ``[out, in]``.
+
+    Deltas that are too large to be in memory together lie in the folder, and are read in blocks.
+    """
+    together = len(terms) * math.prod(base.info.shape) * DTYPE_BYTES["F64"]
+    ingredients = [
+        Ingredient(
+            rows=_rows(term, base, device, None if together <= _HELD_BYTES else folder / str(number)),
+            model=term.weights_digest,
+            weight=term.applied.scale,
+            density=density,
+            epsilon=0.0,
+            gamma=0.0,
         )
+        for number, term in enumerate(terms)
+    ]
     blended = Blended(
         spec=TensorSpec(name=base.info.name, dtype="F64", shape=base.info.shape),
         recipe=recipe,
@@ -130,6 +142,13 @@ def _thinned(terms: Sequence[Term], base: Stored, density: float, recipe: Recipe
             done += values.numel()
     total = total.to(device)
     return total.T if terms[0].applied.transposed else total
+
+
+def _rows(term: Term, base: Stored, device: torch.device, path: Path | None) -> Rows:
+    """What an adapter adds at full scale, as the file has the weight: in memory, or in a file."""
+    delta = delta_of(replace(term.applied, scale=1.0), base, device)
+    held = _Held(matrix=(delta.T if term.applied.transposed else delta).to(CPU), where=str(base.path))
+    return held if path is None else held.spooled(path)
 
 
 def _recipe(method: BlendMethod, seed: int) -> Recipe:
@@ -162,6 +181,32 @@ class _Held:
     def read(self, start: int, stop: int, scratch: Scratch, role: str) -> torch.Tensor:
         block = self.matrix[start:stop]
         return scratch.host(role, "F64", block.numel()).view(block.shape).copy_(block)
+
+    def spooled(self, path: Path) -> _Spooled:
+        """The same on disk.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self.matrix.contiguous().numpy().tofile(path)
+        size_bytes = self.matrix.numel() * DTYPE_BYTES["F64"]
+        info = TensorInfo(name="delta", dtype="F64", shape=self.shape, offset=0, size_bytes=size_bytes)
+        return _Spooled(rows=StoredRows(stored=Stored(path=path, info=info)), where=self.where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spooled:
+    """A matrix on disk, float64, that is called by what it was made for."""
+
+    rows: StoredRows
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.shape
+
+    def read(self, start: int, stop: int, scratch: Scratch, role: str) -> torch.Tensor:
+        return self.rows.read(start, stop, scratch, role)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

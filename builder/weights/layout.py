@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import torch
+
 from builder.weights.dtypes import FLOATS, dtype_name
 from builder.weights.folder import INDEX, ModelFolder, plain_file, read_model
 from builder.weights.renamed import Renamed
@@ -32,8 +34,6 @@ from registry.store import link
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-    import torch
 
     from registry.canonical import JSON
     from registry.provenance import Provenance
@@ -356,6 +356,9 @@ def _write_shards(
     out: Path, jobs: Sequence[_Shard], metadata: Mapping[str, str], threads: int, device: torch.device = CPU
 ) -> tuple[WrittenFile, ...]:
     """Write files side by side, the largest first; each thread has buffers of its own."""
+    if device.type == "cuda":
+        # Its linear algebra is loaded by the first call, and that must not come from two threads (pytorch #90613).
+        torch.linalg.inv(torch.eye(1, dtype=torch.float64, device=device))
     count = min(threads or _cores(), max(1, len(jobs)))
     scratches: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
     for _ in range(count):

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from builder.weights.dtypes import dtype_name
-from builder.weights.folder import plain_file
-from builder.weights.layout import shard_tensors
+from builder.weights.folder import check_index, plain_file
 from builder.weights.stream import Held
 from registry.canonical import decode
 from registry.errors import InvalidError
@@ -48,54 +47,53 @@ def pickle_files(folder: Path, present: Sequence[str]) -> tuple[str, ...]:
         InvalidError: The index is not sound, or points outside of the folder.
     """
     if BIN_INDEX in present:
-        where = str(folder / BIN_INDEX)
-        value = decode(plain_file(folder, BIN_INDEX).read_bytes(), where=where)
-        table = value.get("weight_map") if isinstance(value, dict) else None
-        if not isinstance(table, dict) or not table:
-            raise InvalidError("there is no weight_map", where=where, mend="fetch the model again")
-        if strange := sorted(str(name) for name in table.values() if not _is_plain(name)):
-            raise InvalidError(
-                f"the weight map points to {strange[0]!r}; it must name .bin files of its own folder",
-                where=where,
-                mend="do not use this model: its index reaches outside of it or names other files",
-            )
-        return tuple(sorted({str(name) for name in table.values()}))
+        return tuple(sorted(set(_weight_map(folder).values())))
     return next(((name,) for name in _SINGLE if name in present), ())
 
 
-def read_pickled(folder: Path, names: Sequence[str]) -> tuple[dict[str, Held], dict[str, str]]:
-    """Every tensor of some pickles, mapped, not copied.
+def read_pickled(folder: Path, names: Sequence[str]) -> dict[str, Held]:
+    """Every tensor of some pickles, mapped, not copied; several names for one memory are a tensor each.
 
     Args:
-        folder: Where they lie.
+        folder: Where they lie; with their index, if there is one.
         names: Their names.
 
     Returns:
-        Name -> tensor, sorted; and each name that is another one for the same memory -> that one, which alone is among
-        the tensors.
+        Name -> tensor, sorted.
 
     Raises:
         NotFoundError: A file is not there.
-        InvalidError: A file holds more than tensors, is cut short, or two hold a tensor of one name.
+        InvalidError: A file holds more than tensors, is cut short, or two hold a tensor of one name; or the index says
+            something else than the files.
         OSError: A file cannot be read.
     """
     found: dict[str, torch.Tensor] = {}
+    files: dict[str, str] = {}
     for name in names:
         path = plain_file(folder, name)
         for key, tensor in _tensors(path).items():
             if key in found:
                 raise InvalidError(f"tensor {key!r} is there twice", where=str(path), mend="fetch the model again")
             _check_plain(key, tensor, path)
-            found[key] = tensor
-    chosen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    aliases: dict[str, str] = {}
-    # In the network's order, so that of a tied pair the embedding is kept.
-    for key in (name for group in shard_tensors(found) for name in group):
-        tensor = found[key]
-        first = chosen.setdefault((tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride())), key)
-        if first != key and tensor.numel():
-            aliases[key] = first
-    return {key: _held(key, found[key]) for key in sorted(found) if key not in aliases}, aliases
+            found[key], files[key] = tensor, name
+    if (folder / BIN_INDEX).exists():
+        check_index(_weight_map(folder), files, where=folder / BIN_INDEX)
+    return {key: _held(key, found[key]) for key in sorted(found)}
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    where = str(folder / BIN_INDEX)
+    value = decode(plain_file(folder, BIN_INDEX).read_bytes(), where=where)
+    table = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise InvalidError("there is no weight_map", where=where, mend="fetch the model again")
+    if strange := sorted(str(name) for name in table.values() if not _is_plain(name)):
+        raise InvalidError(
+            f"the weight map points to {strange[0]!r}; it must name .bin files of its own folder",
+            where=where,
+            mend="do not use this model: its index reaches outside of it or names other files",
+        )
+    return {key: str(name) for key, name in table.items()}
 
 
 def _is_plain(name: object) -> bool:
@@ -113,6 +111,19 @@ def _check_plain(name: str, tensor: torch.Tensor, path: Path) -> None:
             f"tensor {name!r} is {tensor.layout} of {tensor.dtype}, no plain tensor",
             where=str(path),
             mend="save the model with plain tensors",
+        )
+    if tensor.is_meta:
+        raise InvalidError(
+            f"tensor {name!r} is on the meta device: it has a shape and no numbers",
+            where=str(path),
+            mend="load the model with its weights before it is saved, and import that",
+        )
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > held:
+        raise InvalidError(
+            f"tensor {name!r} is {list(tensor.shape)} of {held} stored numbers, repeated",
+            where=str(path),
+            mend="save the model with `.contiguous()` tensors, and import that",
         )
 
 

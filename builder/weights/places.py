@@ -103,14 +103,21 @@ def module_place(site: Site, part: Part) -> Place:
 
 
 def _is_transposed(site: Site, part: Part, shape: tuple[int, ...], *, embedding: bool) -> bool:
-    """The shape tells. For a square weight the family does; PEFT's flag speaks for the last module wrapped only."""
+    """The shape tells. For a square weight the family does: PEFT takes its own flag back on a module that is no Conv1D.
+
+    Raises:
+        InvalidError: The family is not known, and the flag says that such a weight is transposed.
+    """
     if embedding:
         return True
     rows, columns = site.features(part) or (0, 0)
     if rows != columns:
         return shape == (columns, rows)
-    by_name = site.is_conv1d(part.module)
-    return by_name if site.has_conv1d else site.adapter.config.flag("fan_in_fan_out")
+    if not site.is_known and site.adapter.config.flag("fan_in_fan_out"):
+        problem = f"is on {part.module}, a square weight, and whether its family, {site.family}, has it transposed"
+        mend = "write `fan_in_fan_out: false` into adapter_config.json if the module is a torch.nn.Linear"
+        raise site.bad(part.first, f"{problem} is not known", mend)
+    return site.is_conv1d(part.module)
 
 
 def _expert_place(site: Site, part: Part, at: Slice) -> Place:

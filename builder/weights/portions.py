@@ -6,7 +6,7 @@ weight, and where all models have the very same bytes and the method gives those
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from builder.blend_methods import BLEND_METHODS
@@ -43,9 +43,10 @@ class Made:
 
     Attributes:
         content: Its bytes.
-        change: ``kept`` where it is the base's own, ``copied`` from elsewhere, or ``blended``.
+        change: ``kept`` where it is the base's own, ``copied`` from elsewhere, ``cast`` to another dtype, ``moved``
+            into the result's order of tokens, or ``blended``.
         by: The models that it comes from; empty where it is kept.
-        method: The method that made it; empty where none computed anything.
+        method: The manifest's method for it; empty where nothing was computed.
     """
 
     content: Content
@@ -179,7 +180,7 @@ class Portions:
             )
         if weights[some[0]] == 1:
             return self._taken(slot, some[0], recipe)
-        return self._computed(slot, some, None, _scaled(recipe))
+        return replace(self._computed(slot, some, None, _scaled(recipe)), method=recipe.method)
 
     def _unchanged(self, slot: Slot, models: Sequence[int], start: int | None, recipe: Recipe) -> int | None:
         """A model whose tensor the result has unchanged; ``None`` where it must be computed to be known."""
@@ -203,9 +204,15 @@ class Portions:
         """A model's tensor as it is, in the dtype and with the tokens of the result."""
         stored = self._stored(slot, index)
         as_it_is = slot.name not in self.words.remapped and stored.info.dtype == self._dtype(slot)
-        if not as_it_is and stored.info.dtype in FLOATS:
-            return self._computed(slot, [index], None, _scaled(recipe), whole=True)
-        return self._copied(slot, stored)
+        if as_it_is or stored.info.dtype not in FLOATS:
+            return self._copied(slot, stored)
+        made = self._computed(slot, [index], None, _scaled(recipe), whole=True)
+        if slot.name not in self.words.remapped:
+            return replace(made, change="cast", method=recipe.method)
+        sources = self.words.sources(index)
+        by = tuple(sorted({self._name(one) for group in sources for one in group}))
+        change = "moved" if all(len(group) == 1 for group in sources) else "blended"
+        return replace(made, change=change, by=by, method=recipe.method)
 
     def _copied(self, slot: Slot, stored: Stored) -> Made:
         base = self.lineup.base

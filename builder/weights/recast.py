@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from builder.weights.values import Values
     from registry.safetensors import TensorSpec
 
-__all__ = ["Loss", "Recast"]
+__all__ = ["Loss", "LossTally", "Recast"]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
     """How far numbers moved when they were rounded.
 
@@ -54,6 +54,29 @@ class Loss:
         )
 
 
+class LossTally:
+    """Adds up the loss of one tensor while its bytes are given, block after block."""
+
+    __slots__ = ("loss",)
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.loss = Loss()
+
+    def restart(self) -> None:
+        """Start at nothing again."""
+        self.loss = Loss()
+
+    def add(self, block: Loss) -> None:
+        """Add one block's."""
+        before = self.loss
+        self.loss = Loss(
+            squares=before.squares + block.squares,
+            moved=before.moved + block.moved,
+            greatest=max(before.greatest, block.greatest),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recast:
     """Numbers in another dtype: each rounded once, to the nearest, ties to even.
@@ -61,12 +84,12 @@ class Recast:
     Attributes:
         values: The numbers.
         dtype: Safetensors name of the float dtype that they are stored in.
-        loss: Filled while the bytes are given, and complete when all of them were.
+        tally: Where the loss is added up; complete when all bytes were given.
     """
 
     values: Values
     dtype: str
-    loss: Loss = field(default_factory=Loss, compare=False)
+    tally: LossTally = field(default_factory=LossTally, compare=False)
 
     @property
     def spec(self) -> TensorSpec:
@@ -80,7 +103,7 @@ class Recast:
             InvalidError: The tensor holds NaN or an infinity, or a number that the dtype cannot hold.
             OSError: A file cannot be read.
         """
-        self.loss.squares = self.loss.moved = self.loss.greatest = 0.0
+        self.tally.restart()
         for numbers in self.values.numbers(scratch):
             if not is_finite(numbers, scratch):
                 raise not_finite(self.spec, where=self.values.where, fits=False)
@@ -91,16 +114,8 @@ class Recast:
             fits = round_once(exact, out, scratch) if numbers.dtype == torch.float64 else _copy(numbers, out, scratch)
             if not fits:
                 raise self._too_large(scratch)
-            self._measure(exact.copy_(numbers), out, scratch)
+            self.tally.add(_loss(exact.copy_(numbers), out, scratch))
             yield scratch.bytes("out", count * DTYPE_BYTES[self.dtype])
-
-    def _measure(self, exact: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> None:
-        """Add one block to the loss; ``exact`` is lost."""
-        difference = scratch.host("difference", "F64", out.numel()).copy_(out).sub_(exact)
-        lowest, highest = torch.aminmax(difference)
-        self.loss.greatest = max(self.loss.greatest, -float(lowest), float(highest))
-        self.loss.squares += float(exact.square_().sum())
-        self.loss.moved += float(difference.square_().sum())
 
     def _too_large(self, scratch: Scratch) -> InvalidError:
         """The error on numbers beyond the dtype, which tells the largest of the whole tensor."""
@@ -115,3 +130,14 @@ class Recast:
 
 def _copy(numbers: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> bool:
     return is_finite(out.copy_(numbers), scratch)
+
+
+def _loss(exact: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> Loss:
+    """The loss of one block; ``exact`` is lost."""
+    difference = scratch.host("difference", "F64", out.numel()).copy_(out).sub_(exact)
+    lowest, highest = torch.aminmax(difference)
+    return Loss(
+        squares=float(exact.square_().sum()),
+        moved=float(difference.square_().sum()),
+        greatest=max(-float(lowest), float(highest)),
+    )

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from builder.weights.draft import Draft
     from registry.canonical import JSON
 
-__all__ = ["LENGTH", "is_anchored", "rope_type", "scale_rope"]
+__all__ = ["LENGTH", "MAX_LENGTH", "is_anchored", "rope_type", "scale_rope"]
 
 LENGTH: Final = "max_position_embeddings"
+MAX_LENGTH: Final = 2**31 - 1
+"""Longest sequence, in tokens, that is taken for one: what 32 bits count."""
 
 _NEW: Final = "rope_parameters"
 _OLD: Final = "rope_scaling"
@@ -58,7 +60,8 @@ def scale_rope(draft: Draft, settings: RopeSettings, *, length: int, context: in
         The model, and the longest sequence of it.
 
     Raises:
-        InvalidError: The positions are scaled already, or the context is longer than the factor makes it.
+        InvalidError: The positions are scaled already, the context is longer than the factor makes it, or that is
+            beyond :data:`MAX_LENGTH`.
     """
     config = draft.config
     if rope_type(config) != "default":
@@ -68,6 +71,12 @@ def scale_rope(draft: Draft, settings: RopeSettings, *, length: int, context: in
             mend="start from the model as it was before that, and scale it once by the whole factor",
         )
     longest = math.floor(length * settings.factor)
+    if longest > MAX_LENGTH:
+        raise InvalidError(
+            f"{length} tokens times {settings.factor:g} are {longest}, more than {MAX_LENGTH}",
+            where=draft.where,
+            mend=f"say a factor of at most {MAX_LENGTH / length:g}",
+        )
     if context > longest:
         raise InvalidError(
             f"context {context} is longer than {length} times {settings.factor:g}, which is {longest}",

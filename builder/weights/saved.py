@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from builder.weights.effect import Applied, Block, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["Replaced", "Rows", "first_difference", "leaves_nothing"]
+__all__ = ["Replaced", "Rows", "leaves_nothing"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,31 +97,3 @@ def leaves_nothing(later: Applied, before: Applied) -> bool:
     if isinstance(later.effect, Rows) and isinstance(before.effect, Rows):
         return not set(later.effect.tokens).isdisjoint(before.effect.tokens)
     return isinstance(later.effect, Replaced)
-
-
-def first_difference(one: Stored, other: Stored) -> int | None:
-    """The first row in which two tensors of one shape hold other numbers, whatever their dtypes; read in blocks.
-
-    Returns:
-        Its number, counted from 0; ``None`` where they are equal. NaN is unlike all.
-
-    Raises:
-        InvalidError: A file ends too early.
-        OSError: A file cannot be read.
-    """
-    scratches = Scratch(), Scratch()
-    count = math.prod(one.info.shape)
-    sizes = [stored.info.size_bytes // max(1, count) for stored in (one, other)]
-    row = math.prod(one.info.shape[1:])
-    step = max(1, scratches[0].block_bytes // max(1, *sizes))
-    with one.path.open("rb", buffering=0) as mine, other.path.open("rb", buffering=0) as theirs:
-        for start in range(0, count, step):
-            length = min(step, count - start)
-            values = []
-            for stored, stream, size, scratch in zip((one, other), (mine, theirs), sizes, scratches, strict=True):
-                stored.read(stream.fileno(), start * size, scratch.bytes("compared", length * size))
-                values.append(scratch.host("compared", stored.info.dtype, length).double())
-            unlike = (values[0] != values[1]).nonzero()
-            if unlike.numel():
-                return (start + int(unlike[0])) // max(1, row)
-    return None

@@ -9,7 +9,7 @@ from builder.weights.adapters import HEADS, bad_tensor
 from builder.weights.dtypes import FLOATS
 from builder.weights.effect import Applied
 from builder.weights.experts import aliases, one_by_one, stacked
-from builder.weights.family import FAMILIES
+from builder.weights.family import FAMILIES, has_token_rows
 from builder.weights.parameters import check_complete, copied, replaced, token_rows
 from builder.weights.placed import Placed
 from builder.weights.places import part_effects, place_of
@@ -189,7 +189,7 @@ class Site:
 
     def is_vocabulary(self, name: str) -> bool:
         """Whether a tensor on disk has a row for each word."""
-        return self.model.network.component_of(name) in {TOKEN_EMBEDDING, "head"}
+        return has_token_rows(self.model.network, name)
 
     def misfit(self, part: Part, name: str) -> InvalidError:
         """The error on a part of another shape than its module."""

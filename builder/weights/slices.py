@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from builder.weights.architecture import LAYER_COUNTS, LAYER_LISTS
+from builder.weights.architecture import LAYER_COUNTS
 from builder.weights.family import family_of
-from registry.canonical import encode
-from registry.components import spell_layers
+from builder.weights.layer_numbers import LISTS, layer_range, what_numbers_decide
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -18,28 +16,6 @@ if TYPE_CHECKING:
     from registry.canonical import JSON
 
 __all__ = ["Part", "Stack", "stack_config", "stack_layers"]
-
-_RANGE: Final = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
-
-# What makes a layer's number matter, and the value with which it does not.
-_BY_NUMBER: Final[Mapping[str, JSON]] = {
-    "decoder_sparse_step": 1,
-    "first_k_dense_replace": 0,
-    "interleave_moe_layer_step": 1,
-    "mlp_only_layers": [],
-    "scale_attn_by_inverse_layer_idx": False,
-}
-# The same where a list with an entry for each layer, which says it instead, is not there.
-_LISTED: Final[Mapping[str, str]] = {
-    "full_attention_interval": "layer_types",
-    "global_attn_every_n_layers": "layer_types",
-    "no_rope_layer_interval": "no_rope_layers",
-    "sliding_window_pattern": "layer_types",
-    "use_sliding_window": "layer_types",
-}
-_LISTS: Final = LAYER_LISTS | {"no_rope_layers"}
-_SILENT: Final = frozenset({"max_window_layers"})  # nothing without use_sliding_window
-_ON_LAYERS: Final = re.compile(r"layer(?!_?norm|drop|_?scale)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +76,8 @@ def stack_layers(parts: Sequence[Part], *, where: str) -> Stack:
                 mend="name it there, or take it out of `models`",
             )
         for place, text in part.taken:
-            entries.setdefault(place, {})[index] = _span(part, text, where)
+            span = layer_range(text, part.layers, name=part.name, where=where)
+            entries.setdefault(place, {})[index] = span
     for place, entry in sorted(entries.items()):
         if len({len(span) for span in entry.values()}) > 1:
             told = ", ".join(f"{len(span)} of {parts[index].name}" for index, span in entry.items())
@@ -134,10 +111,11 @@ def stack_config(
     counts = sorted(key for key in LAYER_COUNTS if isinstance(table.get(key), int))
     if not counts:
         raise _unclear(f"the configuration has none of {', '.join(sorted(LAYER_COUNTS))}", where)
-    _refuse_numbered(table, where)
+    if problem := what_numbers_decide(table, family_of(table, what="moving layers", where=where)):
+        raise _unclear(problem, where)
     lists: dict[str, JSON] = {
         key: _list(key, [_text(config) for config in configs], stack, where)
-        for key in sorted(_LISTS)
+        for key in sorted(LISTS)
         if isinstance(table.get(key), list)
     }
     made: dict[str, JSON] = {**table, **dict.fromkeys(counts, len(stack.layers)), **lists}
@@ -148,38 +126,6 @@ def _text(config: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """The part of a configuration that is on the language model."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
-
-
-def _span(part: Part, text: str, where: str) -> range:
-    match = _RANGE.fullmatch(text)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-    if match is None or first > last:
-        raise InvalidError(
-            f"{text!r} is no range of layers", where=where, mend="write the lower layer first, such as 0-15"
-        )
-    if last >= part.layers:
-        raise InvalidError(
-            f"layers {text} of {part.name} are wanted; it has {part.layers}, {spell_layers(range(part.layers))}",
-            where=where,
-            mend="the last layer counts too: write 0-15 for sixteen",
-        )
-    return range(first, last + 1)
-
-
-def _refuse_numbered(table: Mapping[str, JSON], where: str) -> None:
-    """A layer must mean the same in another place."""
-    family = family_of(table, what="moving layers", where=where)
-    for key in family.spelled:
-        if not isinstance(table.get(key), list):
-            raise _unclear(f"there is no list {key}: what a layer is follows from its number", where)
-    known = {*LAYER_COUNTS, *_LISTS, *_BY_NUMBER, *_LISTED, *_SILENT}
-    for key, value in sorted(table.items()):
-        if value in (None, False, 0, []) or value == _BY_NUMBER.get(key):
-            continue
-        if key in _BY_NUMBER or (key in _LISTED and not isinstance(table.get(_LISTED[key]), list)):
-            raise _unclear(f"{key} is {encode(value).decode()}: what a layer is follows from its number", where)
-        if key not in known and _ON_LAYERS.search(key):
-            raise _unclear(f"{key} is {encode(value).decode()}, which may follow from a layer's number", where)
 
 
 def _unclear(problem: str, where: str) -> InvalidError:

@@ -34,6 +34,7 @@ __all__ = [
     "Scratch",
     "Stored",
     "are_equal",
+    "first_difference",
     "not_finite",
     "one_torch_thread",
 ]
@@ -239,27 +240,40 @@ def not_finite(spec: TensorSpec, *, where: str, fits: bool) -> InvalidError:
 
 
 def are_equal(one: Stored, other: Stored) -> bool:
-    """Whether two tensors of one shape hold the same numbers, maybe in different dtypes; read block by block.
+    """Whether two tensors of one shape hold the same numbers, maybe in different dtypes; NaN is unlike all.
 
     Raises:
         InvalidError: A file ends too early.
         OSError: A file cannot be read.
     """
-    scratch, others = Scratch(), Scratch()
+    return first_difference(one, other) is None
+
+
+def first_difference(one: Stored, other: Stored) -> int | None:
+    """The first row in which two tensors of one shape hold other numbers, whatever their dtypes; read in blocks.
+
+    Returns:
+        Its number, counted from 0; ``None`` where they are equal. NaN is unlike all.
+
+    Raises:
+        InvalidError: A file ends too early.
+        OSError: A file cannot be read.
+    """
+    scratches = Scratch(), Scratch()
     count = math.prod(one.info.shape)
     sizes = [stored.info.size_bytes // max(1, count) for stored in (one, other)]
-    step = max(1, scratch.block_bytes // max(1, *sizes))
+    row = math.prod(one.info.shape[1:])
+    step = max(1, scratches[0].block_bytes // max(1, *sizes))
     with one.path.open("rb", buffering=0) as mine, other.path.open("rb", buffering=0) as theirs:
         for start in range(0, count, step):
             length = min(step, count - start)
-            one.read(mine.fileno(), start * sizes[0], scratch.bytes("equal", length * sizes[0]))
-            other.read(theirs.fileno(), start * sizes[1], others.bytes("equal", length * sizes[1]))
-            if not torch.equal(
-                scratch.host("equal", one.info.dtype, length).double(),
-                others.host("equal", other.info.dtype, length).double(),
-            ):
-                return False
-    return True
+            values = []
+            for stored, stream, size, scratch in zip((one, other), (mine, theirs), sizes, scratches, strict=True):
+                stored.read(stream.fileno(), start * size, scratch.bytes("compared", length * size))
+                values.append(scratch.host("compared", stored.info.dtype, length).double())
+            if not torch.equal(*values):
+                return (start + int((values[0] != values[1]).nonzero()[0])) // max(1, row)
+    return None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from builder.weights.architecture import VOCABULARY_SIZE
 from builder.weights.dtypes import FLOATS
 from builder.weights.extended import Extended
+from builder.weights.family import has_token_rows
 from builder.weights.stream import Stored
 from builder.weights.tokenizer import extend_tokenizer
 from registry.errors import InvalidError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["extend_vocabulary"]
 
 _EMBEDDING: Final = "embedding.token"
-_HEAD: Final = "head"
 
 
 def extend_vocabulary(draft: Draft, settings: VocabularySettings) -> Draft:
@@ -65,12 +65,14 @@ def extend_vocabulary(draft: Draft, settings: VocabularySettings) -> Draft:
 
 
 def _tables(draft: Draft) -> Mapping[str, Stored]:
-    """The tensors with a row for each token: embedding, head and its bias."""
-    found = {**draft.find(_EMBEDDING), **draft.find(_HEAD)}
+    """The tensors with a row for each token: embedding, head and its bias; no classifier's, whose rows are labels."""
+    network = draft.network
+    embeddings = draft.find(_EMBEDDING)
+    found = embeddings | {name: content for name, content in draft.contents.items() if has_token_rows(network, name)}
     stored = {name: one for name, one in found.items() if isinstance(one, Stored) and one.info.dtype in FLOATS}
-    if len(draft.find(_EMBEDDING)) != 1 or len(stored) != len(found):
+    if len(embeddings) != 1 or len(stored) != len(found):
         raise InvalidError(
-            f"{len(draft.find(_EMBEDDING))} tensors of component {_EMBEDDING}, expected one of floats",
+            f"{len(embeddings)} tensors of component {_EMBEDDING}, expected one of floats",
             where=draft.where,
             mend="use a causal language model with one embedding",
         )

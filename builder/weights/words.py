@@ -149,6 +149,10 @@ class Words:
         """The shape of a tensor in the result."""
         return (self.spans[0][-1].stop, *shape[1:]) if name in self.remapped else shape
 
+    def sources(self, model: int) -> frozenset[frozenset[int]]:
+        """The models that rows of one model's tensors come from: together those whose mean is taken."""
+        return frozenset(frozenset(source for source, _ in span.at) for span in self.spans[model])
+
     def rows(self, model: int, sources: Sequence[StoredRows]) -> Rows:
         """A tensor of one model as the blend sees it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.team import MANIFEST, Team, write_data
+from tests.yard import Yard, begin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +50,15 @@ def built(fresh: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
 def team(built: Team, tmp_path: Path) -> Team:
     """A copy of the built repository to change at will; the remote is shared."""
     return built.copy(tmp_path / "team")
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """An origin, its remotes and clones on plain git: main is built and released. Copy it."""
+    return begin(tmp_path_factory.mktemp("begun") / "yard")
+
+
+@pytest.fixture
+def yard(begun: Yard, tmp_path: Path) -> Yard:
+    """A copy of that to change at will."""
+    return begun.copy(tmp_path / "yard")

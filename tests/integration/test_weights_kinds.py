@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,10 +81,20 @@ def test_a_second_repro_runs_nothing(mixed: Team) -> None:
 
 
 def test_all_of_it_is_computed_again_to_the_same_bytes(mixed: Team) -> None:
-    lines = mixed.must("varietal", "verify", "mixed:wide", "--recompute").out.splitlines()
-    again = [line.partition(":")[2].partition(":")[0] for line in lines if "computed again" in line]
-    assert sorted(again) == sorted(["both", "toned", "othered", "mixed", "grown", "wide"])
-    assert [stage for stage in again if stage not in {"toned", "othered"}] == ["both", "mixed", "grown", "wide"]
+    found = json.loads(mixed.must("varietal", "verify", "mixed:wide", "--recompute", "--json").out)["recomputed"]
+    stages = {one["ref"].partition(":")[2]: one["verdict"] for one in found["stages"]}
+    assert stages == dict.fromkeys(["tiny", "both", "toned", "othered", "mixed", "grown", "wide"], "same") | {
+        "tone": "recorded",
+        "other": "recorded",
+    }
+    assert (found["proven"], found["of"]) == (7, 9)
+    order = [stage for stage in stages if stage not in {"tiny", "tone", "other", "toned", "othered"}]
+    assert order == ["both", "mixed", "grown", "wide"]
+
+
+def test_a_difference_is_computed_again_with_its_figures(mixed: Team) -> None:
+    answer = mixed.must("varietal", "verify", "mixed:difference", "--recompute", "--json")
+    assert json.loads(answer.out)["recomputed"]["stages"][-1]["verdict"] == "same"
 
 
 def test_the_models_and_the_adapters_load_with_nothing_of_ours(mixed: Team) -> None:

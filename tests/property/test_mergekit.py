@@ -65,7 +65,11 @@ def said(key: str, scope: object) -> dict[str, Any]:
 @given(own=SCOPE, shared=COMPLETE, layers=st.integers(2, 5))
 @settings(deadline=None)
 def test_whole_models(own: object, shared: object, layers: int) -> None:
-    document = {"merge_method": "linear", "models": [{"model": "a/x", **said("weight", own)}], **said("weight", shared)}
+    document = {
+        "merge_method": "linear",
+        "models": [{"model": "a/x", **said("weight", own)}],
+        "parameters": {"weight": shared, "normalize": False},  # whatever the weights, they are not divided by
+    }
     found = resolve(models(document)["x"], layers)
     for name, number in found.items():
         depth = int(name.split(".")[2]) / (layers - 1) if "layers" in name else 0.0

@@ -17,6 +17,7 @@ from builder.weights.method import Method, Subject, load_float64
 from builder.weights.methods.block_diagonal import BlockDiagonal, blocks_of
 from builder.weights.methods.product import LowRank, Product
 from builder.weights.methods.stack import FactorStack
+from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +74,9 @@ class WeightDecomposed:
             OSError: The file cannot be read.
         """
         return _Decomposed(
-            product=self.product.load(device), magnitude=load_float64(self.magnitude, device).reshape(-1)
+            product=self.product.load(device),
+            magnitude=load_float64(self.magnitude, device).reshape(-1),
+            stored=self.magnitude,
         )
 
 
@@ -81,12 +84,22 @@ class WeightDecomposed:
 class _Decomposed:
     product: LoadedEffect
     magnitude: torch.Tensor
+    stored: Stored
 
     def apply(self, weight: torch.Tensor, base: torch.Tensor, at: Block, _scale: float) -> None:
         # PEFT takes the norm of the base with this adapter alone, whatever was merged before.
         directed = base.clone()
         self.product.apply(directed, directed, at, 1.0)
-        factor = self.magnitude[at.rows] / torch.linalg.vector_norm(directed, dim=1)
+        lengths = torch.linalg.vector_norm(directed, dim=1)
+        if not bool(lengths.all()):
+            row = at.rows.start + int((lengths == 0).nonzero()[0])
+            raise InvalidError(
+                f"tensor {self.stored.info.name!r} gives row {row} a length, and weight and factors make that row "
+                "zero: DoRA has no direction for it",
+                where=str(self.stored.path),
+                mend="leave that module out of the adapter's target_modules, or train it without `use_dora`",
+            )
+        factor = self.magnitude[at.rows] / lengths
         self.product.apply(weight, weight, at, 1.0)
         weight.mul_(factor[:, None])
 

@@ -27,6 +27,13 @@ def test_what_is_written_holds(tmp_path: Path) -> None:
     assert read(tmp_path, "micro_batch: 4\ndevice: cpu\n") == Runner(micro_batch=4, device="cpu")
 
 
+def test_what_a_build_hands_out(tmp_path: Path) -> None:
+    text = "jobs: 2\ndevices: ['0', GPU-1a]\npush: store\nenvironment: [HF_TOKEN]\ngrace_s: 5\n"
+    assert read(tmp_path, text) == Runner(
+        jobs=2, devices=("0", "GPU-1a"), push="store", environment=("HF_TOKEN",), grace_s=5.0
+    )
+
+
 def test_an_empty_file_is_no_fault(tmp_path: Path) -> None:
     assert read(tmp_path, "# nothing yet\n") == Runner()
 
@@ -40,6 +47,10 @@ def test_an_empty_file_is_no_fault(tmp_path: Path) -> None:
         ("threads: 1\ndevice: gpu\n", ".varietal/runner.yaml:2: device: expected"),
         ("checkpoint_steps: 0\n", ".varietal/runner.yaml:1: checkpoint_steps: expected"),
         ("- 1\n", ".varietal/runner.yaml"),
+        ("jobs: -1\n", ".varietal/runner.yaml:1: jobs: expected an integer from 0 to 1024"),
+        ("devices: [0]\n", ".varietal/runner.yaml:1: devices[0]: expected a GPU, by number or by id"),
+        ("push: --force\n", ".varietal/runner.yaml:1: push: expected the name of a DVC remote"),
+        ("environment: [A-B]\n", ".varietal/runner.yaml:1: environment[0]: expected the name of a variable"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, fault: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builder.drive.environment import BUILD_TOKEN, stage_environment
+from builder.share import CORES
 
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS",
@@ -44,12 +45,20 @@ def test_a_proxy_with_a_password_stays_outside() -> None:
 
 def test_the_device_and_the_threads_that_a_stage_is_given() -> None:
     found = stage_environment(
-        {"CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "64"}, device="1", threads=4, mark="t/a:b"
+        {"CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "64"}, device="1", cores=(4, 5, 6, 9), mark="t/a:b"
     )
     assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "4", "4")
     assert found[BUILD_TOKEN] == "t/a:b"
+    assert found[CORES] == "4,5,6,9"
 
 
 def test_without_a_device_nothing_is_said_of_one() -> None:
     found = stage_environment({"PATH": "/bin", "SHELL": "/usr/bin/fish"})
-    assert found == {"PATH": "/bin", "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    told = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    assert found == {"PATH": "/bin", "SHELL": "/bin/sh", **told}
+
+
+def test_a_token_in_the_home_folder_is_sent_only_where_the_runner_lets_tokens_through() -> None:
+    name = "HF_HUB_DISABLE_IMPLICIT_TOKEN"
+    assert stage_environment({"HOME": "/home/me"})[name] == "1"
+    assert name not in stage_environment({"HOME": "/home/me"}, passed=["HF_TOKEN"])

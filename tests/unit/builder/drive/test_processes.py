@@ -20,14 +20,13 @@ ENVIRONMENT = {"PATH": os.environ["PATH"]}
 LIMIT_S = 10
 
 
-def begin(folder: Path, script: str, *, grace_s: float = 5, cores: tuple[int, ...] = ()) -> Running:
+def begin(folder: Path, script: str, *, grace_s: float = 5) -> Running:
     return start(
         ("/bin/sh", "-c", script),
         folder=folder,
         environment=ENVIRONMENT,
         log=folder / "logs/one.log",
         grace_s=grace_s,
-        cores=cores,
     )
 
 
@@ -129,13 +128,6 @@ def test_what_a_command_leaves_running_ends_with_it(tmp_path: Path) -> None:
     running = begin(tmp_path, f"{daemon}; while [ ! -s daemon ]; do sleep 0.01; done")
     assert running.wait() == 0
     wait_until_gone(int(wait_for(tmp_path / "daemon")), int(wait_for(tmp_path / "child")))
-
-
-def test_a_command_uses_the_processors_that_it_is_given(tmp_path: Path) -> None:
-    core = min(os.sched_getaffinity(0))
-    running = begin(tmp_path, f"exec {sys.executable} -c 'import os; print(os.sched_getaffinity(0))'", cores=(core,))
-    assert running.wait() == 0
-    assert (tmp_path / "logs/one.log").read_text() == f"{{{core}}}\n"
 
 
 BUILD = """

@@ -1,0 +1,150 @@
+"""How long `varietal plan` takes on 500 and on 10,000 stages, beside `dvc status` on the same tree.
+
+Every stage stands as a build leaves it: artifact, record, lock, and DVC's cache, all small and planted. Both commands
+run as whole processes. "First" is without the memo, as in a fresh clone; the others are as on every later day.
+
+Runs: python -m bench.plan [--variants 100 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from builder.compiled import write_pipelines
+from builder.graph import build_graph
+from builder.kinds import KINDS
+from builder.load import load
+from tests.planted import plant_all
+from tests.team import MANIFEST
+
+_SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
+_ROUNDS: Final = 5
+_SETTLE_S: Final = 2.5  # what is younger than this is not remembered
+_BOUNDS: Final = {"no-op, 500": 0.5, "no-op, 10000": 6.0, "one edit, 10000": 2.0, "ratio": 15.0}
+_STAGES: Final = 5
+
+
+def _make(root: Path, variants: int) -> None:
+    """A repository of that many variants of five stages each, built and committed."""
+    (root / "data").mkdir(parents=True)
+    for name in ("talks", "likes", "heldout"):
+        (root / "data" / f"{name}.jsonl").write_text("{}\n")
+    recipes = ", ".join(f"{kind}: 1" for kind in KINDS)
+    base = f'{{path: sources/tiny, sha256: "{"0" * 64}"}}'
+    (root / "params.yaml").write_text(f"bases: {{tiny: {base}}}\nrecipes: {{{recipes}}}\ndefaults: {{}}\n")
+    for number in range(variants):
+        folder = root / "models" / f"v{number:05}"
+        folder.mkdir(parents=True)
+        (folder / "model.yaml").write_text(MANIFEST.replace("beta: 0.1", f"beta: 0.1{number + 1:05}"))
+    (root / ".gitignore").write_text(
+        "/models/*/artifacts/\n/bases/*\n!/bases/*.*\n/.varietal/\n/.dvc/cache/\n/.dvc/tmp/\n"
+    )
+    (root / ".dvcignore").write_text("/.varietal/\n")
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    for arguments in (
+        ("init", "--quiet", "--initial-branch=main"),
+        ("config", "user.name", "Bench"),
+        ("config", "user.email", "bench@example.invalid"),
+        ("config", "commit.gpgsign", "false"),
+    ):
+        subprocess.run(["git", *arguments], cwd=root, check=True)
+    write_pipelines(root)
+    workspace = load(root)
+    plant_all(root, workspace, build_graph(workspace))
+    subprocess.run(["git", "add", "--all"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "Build"], cwd=root, check=True)
+    time.sleep(_SETTLE_S)
+
+
+def _seconds(root: Path, *command: str, says: str) -> float:
+    """Wall seconds of one run, which must say what it should."""
+    environment = os.environ | {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1"}
+    words = [str(_SCRIPTS / command[0]), *command[1:]]
+    start = time.perf_counter()
+    done = subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True, text=True)
+    taken = time.perf_counter() - start
+    if says not in done.stdout:
+        message = f"{' '.join(command)} said {done.stdout[-300:]}"
+        raise RuntimeError(message)
+    return taken
+
+
+def _row(name: str, ours: float, peer: float, bound: float, *, holds: bool) -> dict[str, object]:
+    return {
+        "bench": f"plan/{name}",
+        "ours": round(ours, 3),
+        "peer": round(peer, 3),
+        "unit": "s",
+        "ratio": round(peer / ours, 1),
+        "bound": bound,
+        "holds": holds,
+    }
+
+
+def _measure(root: Path, variants: int) -> list[dict[str, object]]:
+    """Rows of one size: the plan with nothing to do, by memo; with one edit, where there are many stages."""
+    count = variants * _STAGES
+    nothing = f"nothing to do: {count + 1} stages"
+    first = _seconds(root, "varietal", "plan", says=nothing)
+    later = statistics.median(_seconds(root, "varietal", "plan", says=nothing) for _ in range(_ROUNDS))
+    print(f"{count} stages: varietal plan   first {first:6.2f} s   later {later:6.2f} s, median of {_ROUNDS}")
+    rows: list[dict[str, object]] = []
+    if f"no-op, {count}" in _BOUNDS:
+        bound = _BOUNDS[f"no-op, {count}"]
+        rows.append(_row(f"no-op, {count}", later, bound, bound, holds=later <= bound))
+        if count > 1000:  # noqa: PLR2004 - at 500 a first plan is half start-up and half reading
+            rows.append(_row(f"no-op, {count}, first", first, bound, bound, holds=first <= bound))
+    if count <= 1000:  # noqa: PLR2004 - DVC takes minutes for more
+        _seconds(root, "dvc", "status", says="up to date")  # it remembers hashes, too
+        peer = _seconds(root, "dvc", "status", says="up to date")
+        print(f"{count} stages: dvc status             {peer:6.2f} s, once its hashes are remembered")
+        least = _BOUNDS["ratio"]
+        rows.append(_row(f"no-op, {count}, beside dvc status", later, peer, least, holds=peer / later >= least))
+    rows += _measure_edit(root, count)
+    return rows
+
+
+def _measure_edit(root: Path, count: int) -> list[dict[str, object]]:
+    """Another value in one manifest each time, so that one variant is looked at and asked of the history."""
+    path = root / "models/v00007/model.yaml"
+    text = path.read_text()
+    taken: list[float] = []
+    for round_ in range(_ROUNDS + 1):
+        path.write_text(text.replace("steps: 2, batch: 2}}\n  toned", f"steps: {round_ + 3}, batch: 2}}}}\n  toned"))
+        taken.append(_seconds(root, "varietal", "plan", says="1 run, 4 maybe"))
+    first, later = taken[0], statistics.median(taken[1:])
+    print(f"{count} stages: one edit        first {first:6.2f} s   later {later:6.2f} s, median of {_ROUNDS}")
+    path.write_text(text)
+    name = f"one edit, {count}"
+    return [_row(name, later, _BOUNDS[name], _BOUNDS[name], holds=later <= _BOUNDS[name])] if name in _BOUNDS else []
+
+
+def main() -> int:
+    """Measure each size; print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", type=int, nargs="+", default=[100, 2000], help="variants, of five stages each")
+    chosen = parser.parse_args()
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    rows: list[dict[str, object]] = []
+    for variants in chosen.variants:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "team"
+            _make(root, variants)
+            rows += _measure(root, variants)
+    print(json.dumps(rows))
+    return 0 if all(row["holds"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
