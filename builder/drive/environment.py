@@ -50,7 +50,8 @@ def stage_environment(
     # DVC runs its commands by the person's own shell, whose start-up files are none of a build's business.
     found |= {"SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
     if "HF_TOKEN" not in wanted:
-        found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # else one that `hf auth login` left in the home folder is sent
+        # Else one that `hf auth login` left in the home folder is sent.
+        found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # noqa: S105 - a switch
     if device:
         found["CUDA_VISIBLE_DEVICES"] = device
     if cores:

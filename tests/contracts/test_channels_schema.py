@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from builder.load import load
 from builder.manifest import parse_project
 from registry.channels import read_rules
 from registry.errors import InvalidError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJKLacSRZh2dMO640b1JAkR961bjS6JWsfhBwO1t6Y+R"
 
@@ -22,6 +28,9 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJKLacSRZh2dMO640b1JAkR961bjS6JWsfhBw
         ({"prod": {"promoters": [KEY]}}, False),
         ({"prod": {"promoters": {"ada": "ada"}}}, False),
         ({"prod": {"promoters": {"ada": KEY.replace("ssh-ed25519", "ssh-dss")}}}, False),
+        ({"prod": {"promoters": {"ada": KEY[:-1]}}}, False),
+        ({"prod": {"promoters": {"ada": KEY.replace("AAAAC3", "AAAAC4")}}}, False),
+        ({"prod": {"promoters": {"ada": f"{KEY[:40]}"}}}, False),
         ({"prod": {"promoters": {"ada": KEY}, "require": "signed"}}, False),
         ({"Prod": {"promoters": {"ada": KEY}}}, False),
         ({"prod-": {"promoters": {"ada": KEY}}}, False),
@@ -41,3 +50,14 @@ def test_both_readers_agree(channels: object, *, good: bool) -> None:
         parse_project(value)
     with pytest.raises(InvalidError):
         read_rules(value, where="params.yaml")
+
+
+def test_a_key_that_is_none_inside_is_a_fault_with_its_line(tmp_path: Path) -> None:
+    """Its form is right, so no schema finds it; found by nobody, it would end every reading of the channel."""
+    rule = f"bases: {{}}\nchannels:\n  prod:\n    promoters:\n      ada: {KEY}\n      grace: {KEY[:-1]}\n"
+    (tmp_path / "params.yaml").write_text(rule)
+    with pytest.raises(InvalidError) as caught:
+        load(tmp_path)
+    (fault,) = caught.value.faults
+    assert (fault.file, fault.line, fault.key) == ("params.yaml", 6, "channels.prod.promoters.grace")
+    assert fault.problem.startswith("expected an SSH public key, got text 'ssh-ed25519 AAAA")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -242,6 +243,49 @@ def test_a_rollback_steps_over_what_does_not_count(team: Team, keys: dict[str, P
     sign_as(team.root, keys["ada"])
     create_assignment(team.repository, tag, "prod")
     assert (tag.name, points_at(team)) == ("support#prod#4", "v1.0.0")
+
+
+def put(team: Team, name: str, date: str) -> None:
+    """Make an annotated tag as whoever can push one would, at a time of their choice."""
+    command = ["git", "tag", "--annotate", "--message=x", name, "HEAD"]
+    subprocess.run(command, cwd=team.root, env={**os.environ, "GIT_COMMITTER_DATE": date}, check=True)
+
+
+@pytest.mark.parametrize("date", ["2001-01-01T00:00:00Z", "2099-01-01T00:00:00Z"])
+@pytest.mark.parametrize("signer", [None, "eve"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_tag_that_takes_the_channel_back_under_a_promoters_number(
+    team: Team, keys: dict[str, Path], date: str, signer: str | None, number: int
+) -> None:
+    """GTO's `support#prod!#2` is another tag than `support#prod#2`, whichever of the two git lists first."""
+    move(team, "v1.0.0", keys["ada"])
+    move(team, "v1.1.0", keys["ada"])
+    sign_as(team.root, keys.get(signer or ""))
+    put(team, f"support#prod!#{number}", date)
+    reason = "none of the promoters signed it: ada, grace" if signer else "its tag is not signed, and the channel is "
+    newer = [f"support#prod!#2 does not count: {reason}"] if number == 2 else []
+    published = read_published(team.repository, "support")
+    assert [one.ref for one in published.counted(PROD)] == ["support#prod#2", "support#prod#1"]
+    assert points_at(team) == "v1.1.0"
+    assert resolve(team.repository, PROD).version == "v1.1.0"
+    assert read_published(team.repository).channels("support") == {"prod": "v1.1.0"}
+    assert [line.startswith(one) for line, one in zip(warnings(team), newer, strict=True)] == [True] * len(newer)
+    everyone = read_published(team.repository)
+    everyone.judge.refusals(everyone.of_channel(PROD))  # all at once, as a list of many variants asks
+    assert everyone.channel(PROD).version == "v1.1.0"
+    back = rollback(PROD, read_published(team.repository, "support"))
+    assert back.message.startswith("support prod back to v1.0.0\n")
+    assert move(team, "v1.0.0", keys["ada"]) == "support#prod#3"
+
+
+def test_a_promoter_takes_the_channel_back_as_gto_does(team: Team, keys: dict[str, Path]) -> None:
+    """Of one number, what takes back comes last, whatever the clocks said."""
+    move(team, "v1.0.0", keys["ada"])
+    sign_as(team.root, keys["grace"])
+    put(team, "support#prod!#1", "2001-01-01T00:00:00Z")
+    with pytest.raises(NotFoundError, match="support#prod points at nothing"):
+        points_at(team)
+    assert warnings(team) == ()
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")

@@ -70,7 +70,7 @@ def test_the_steps_of_the_proof_are_told(team: Team, record: Record) -> None:
     found = resolve(team.repository, RELEASE)
     at, commit = found.commit[:12], found.commit
     assert found.steps == (
-        f"1. support@v1.0.0 is support@v1.0.0, commit {commit}",
+        f"1. support@v1.0.0 is support@v1.0.0, commit {commit}; it is on the main branch",
         f"2. models/support/records/final.json at {at} is the record, {record.digest}",
         f"3. by its content it is of action {record.action.digest} and artifact {record.artifact.digest}",
         "4. it is the record of support:final",

@@ -86,8 +86,47 @@ def test_what_is_written_passes_and_names_the_schema(root: Path) -> None:
     assert first == "# yaml-language-server: $schema=schema/params.json"
     assert (root / "schema/params.json").read_bytes() == (SCHEMAS / "params.schema.json").read_bytes()
     assert (root / "schema/model.json").read_bytes() == (SCHEMAS / "manifest.schema.json").read_bytes()
-    assert f"varietal=={__version__}" in (root / "requirements.txt").read_text().splitlines()
+    assert f"varietal=={__version__}" in (root / "constraints.txt").read_text().splitlines()
     assert (root / "README.md").read_text().startswith("# team\n")
+
+
+def test_a_name_that_anybody_may_claim_is_never_installed(root: Path) -> None:
+    init(root, {})
+    lines = (root / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        f"varietal @ https://models.example.org/varietal-0.1.0-py3-none-any.whl#sha256={'0' * 64}",
+        f"varietal==0.1.0 --hash=sha256:{'0' * 64}",
+        f"varietal==0.1.0 --hash=sha256:{'0' * 64} --hash=sha256:{'1' * 64}",
+    ],
+)
+def test_the_tool_is_installed_from_where_it_was_said(root: Path, tool: str) -> None:
+    init(root, {}, tool=tool)
+    assert (root / "requirements.txt").read_text().splitlines()[-1] == tool
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "varietal",
+        "varietal==0.1.0",
+        "varietal @ https://models.example.org/varietal-0.1.0-py3-none-any.whl",
+        f"varietal @ http://models.example.org/a.whl#sha256={'0' * 64}",
+        f"varietal @ https://me:secret@models.example.org/a.whl#sha256={'0' * 64}",
+        f"varietal==0.1.0 --hash=sha256:{'0' * 63}",
+        f"varietal==0.1.0 --hash=sha256:{'0' * 64}\nother",
+        f"other==0.1.0 --hash=sha256:{'0' * 64}",
+    ],
+)
+def test_a_tool_without_its_sha256_is_refused(root: Path, tool: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        init(root, {}, tool=tool)
+    assert "secret" not in str(caught.value)
+    assert not (root / "params.yaml").exists()
 
 
 @pytest.mark.parametrize(

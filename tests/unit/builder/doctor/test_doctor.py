@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.doctor.child import ask_module, ask_program
+from builder.doctor import remote
 from builder.doctor.disk import judge_room
 from builder.doctor.dvc import read_settings, setting_findings
 from builder.doctor.finding import Finding
@@ -114,7 +115,7 @@ def test_room(free: int, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "build", "status", "said"),
+    ("answer", "must_write", "status", "said"),
     [
         ({"reads": True, "writes": True, "problem": ""}, True, "ok", "an object was written, read and removed"),
         ({"reads": True, "writes": False, "problem": "403"}, True, "fail", "can be read, not written: 403"),
@@ -123,10 +124,40 @@ def test_room(free: int, status: str) -> None:
         ("no answer within 60 s", False, "fail", "cannot be reached: no answer within 60 s"),
     ],
 )
-def test_a_remote(answer: dict[str, object] | str, build: bool, status: str, said: str) -> None:  # noqa: FBT001
-    finding = judge_remote("storage", answer, build=build)  # type: ignore[arg-type]
+def test_a_remote(answer: dict[str, object] | str, must_write: bool, status: str, said: str) -> None:  # noqa: FBT001
+    finding = judge_remote("storage", answer, must_write=must_write)  # type: ignore[arg-type]
     assert finding.status == status
     assert finding.said.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "writes", "status"),
+    [("storage", True, "warn"), ("storage", False, "ok"), ("quarantine", True, "ok"), ("quarantine", False, "fail")],
+)
+def test_a_builder_of_requests_writes_to_quarantine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, writes: bool, status: str  # noqa: FBT001
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    section = WELL[WELL.index("['remote") :].replace("storage", "quarantine")
+    (tmp_path / ".dvc/config").write_text(WELL + section)
+    answers = {"storage": {"reads": True, "writes": False}, "quarantine": {"reads": True, "writes": True}}
+    answers[name]["writes"] = writes
+
+    def ask(_: str, arguments: list[str], **__: object) -> dict[str, object]:
+        return {**answers[arguments[1]], "problem": "403"}
+
+    monkeypatch.setattr(remote, "ask_module", ask)
+    found = {one.subject: one.status for one in remote.remote_findings(tmp_path, build=True, request=True)}
+    others = {"remote 'storage'": "ok", "remote 'quarantine'": "ok"}
+    assert found == {**others, f"remote {name!r}": status}
+
+
+def test_a_builder_of_requests_needs_a_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(WELL)
+    monkeypatch.setattr(remote, "ask_module", lambda *_, **__: "no answer")
+    found = {one.subject: one.said for one in remote.remote_findings(tmp_path, build=True, request=True)}
+    assert found["remote 'quarantine'"] == "there is none, and the bytes of a request go nowhere else"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""A runner dies while it builds a request, and another takes its place: what is computed again, and that all ends well.
+
+Stages are planted by a script, with real records, and take as long as a file says; all else is real.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.standin import Standin, make_standin
+
+if TYPE_CHECKING:
+    import subprocess
+
+HEAD = "schema: 1\nbase: tiny\ndata: {talks: {path: data/talks.jsonl, format: messages}}\nstages:\n"
+PLAIN = f"{HEAD}  s: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 9}}}}\nrelease: s\n"
+ROW = (
+    f"{HEAD}  first: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 1}}}}\n"
+    "  second: {kind: fold, from: base, adapters: {first: 1.0}}\n"
+    "  third: {kind: sft, from: second, data: talks, adapter: {rank: 2}, train: {seed: 3}}\n"
+    "release: third\n"
+)
+LIMIT_S = 60
+SCRIPT = f"""\
+#!/bin/sh
+[ "$1" = run ] && [ "$3" != records ] || exec {Path(sys.executable).parent}/varietal "$@"
+echo "start $2:$3" >> ../ran
+sleep $(cat ../seconds 2> /dev/null || echo 0)
+PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -P -c '
+import sys
+from pathlib import Path
+from builder.graph import Address, build_graph
+from builder.load import load
+from tests.planted import plant_stage
+root = Path.cwd()
+plant_stage(root, build_graph(load(root))[Address(variant=sys.argv[1], stage=sys.argv[2])])
+' "$2" "$3" || exit
+echo "end $2:$3" >> ../ran
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare origin with a branch `wish`, a default remote and a quarantine: what every runner sees."""
+    place = tmp_path_factory.mktemp("asked")
+    seed = make_standin(place / "seed", {"plain": PLAIN})
+    write_script(seed)
+    for name, options in (("released", ("--default",)), ("quarantine", ())):
+        seed.must("dvc", "remote", "add", "--quiet", *options, name, f"../../{name}")
+    seed.must("dvc", "repro", "--quiet")
+    seed.must("dvc", "push", "--quiet", "--run-cache", "--remote", "released")
+    seed.commit("Build")
+    seed.must("git", "clone", "--quiet", "--bare", ".", str(place / "origin.git"))
+    seed.must("git", "checkout", "--quiet", "-b", "wish")
+    seed.declare({"row": ROW})
+    seed.commit("Wish")
+    seed.must("git", "push", "--quiet", str(place / "origin.git"), "wish")
+    return place
+
+
+def write_script(standin: Standin) -> None:
+    """Put the script before the command on the PATH."""
+    path = standin.beside / "bin/varietal"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(SCRIPT)
+    path.chmod(0o755)
+
+
+def clone(place: Path, name: str) -> Standin:
+    """A runner's clone, in a folder of its own."""
+    runner = Standin(root=place / name / "team")
+    (place / name).mkdir()
+    write_script(runner)
+    Standin(root=place).must("git", "clone", "--quiet", "origin.git", str(runner.root))
+    return runner
+
+
+def tree_of(runner: Standin, ref: str = "origin/wish") -> Standin:
+    """Where the request is built."""
+    commit = runner.must("git", "rev-parse", ref).out.strip()
+    return Standin(root=runner.root / ".varietal/requests" / commit)
+
+
+def told(tree: Standin) -> list[str]:
+    """What stages have said of their start and end."""
+    path = tree.beside / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def rows(tree: Standin) -> list[str]:
+    """Stages of the request that were started."""
+    return [one for one in tree.ran if one.startswith("row:")]
+
+
+def wait(condition: object, build: subprocess.Popen[str]) -> None:
+    """Until it holds; the build must not end before."""
+    until = time.monotonic() + LIMIT_S
+    while not condition():  # type: ignore[operator]
+        assert build.poll() is None, build.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def broken_off(place: Path, how: str, *command: str) -> Standin:
+    """A runner that is killed while it computes the second of three stages; the first has ended and is on a remote."""
+    runner = clone(place, "one")
+    if "--request" not in command:
+        runner.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
+    tree = tree_of(runner) if "--request" in command else runner
+    remote = place / ("quarantine" if "--request" in command else "released")
+    before = set(remote.rglob("*.dir"))
+    tree.beside.mkdir(parents=True, exist_ok=True)
+    build = runner.start(*command)
+    try:
+        wait(lambda: "end row:first" in told(tree), build)
+        tree.tell(seconds="600")
+        wait(lambda: "start row:second" in told(tree) and set(remote.rglob("*.dir")) > before, build)
+    finally:
+        pids = {"alone": (), "group": (), "power": standing(runner.root)}[how]
+        build.kill() if how == "alone" else os.killpg(build.pid, signal.SIGKILL)
+        for pid in pids:
+            kill(pid)
+    build.communicate()
+    tree.tell(seconds="0")
+    assert rows(tree) == ["row:first", "row:second"]
+    return runner
+
+
+def standing(root: Path) -> list[int]:
+    """Processes that stand in a folder or below it: all that a machine without power would lose."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (path / "cwd").resolve().is_relative_to(root.resolve()):
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return sorted(found)  # parents first
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+REQUEST = ("varietal", "build", "--request", "origin/wish", "--push")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["alone", pytest.param("group", marks=pytest.mark.slow), pytest.param("power", marks=pytest.mark.slow)],
+)
+def test_the_next_build_on_the_machine_computes_only_what_had_not_ended(asked: Path, tmp_path: Path, how: str) -> None:
+    place = copy(asked, tmp_path)
+    runner = broken_off(place, how, *REQUEST)
+    answer = runner.must(*REQUEST)
+    tree = tree_of(runner)
+    assert rows(tree) == ["row:first", "row:second", "row:second", "row:third"]
+    assert answer.out.startswith("3 ran; ")  # the third is the copy of the records
+    assert standing(runner.root) == []
+    assert tree.must("dvc", "repro", "--allow-missing").ran == []
+
+
+def test_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
+    """It has nothing but git and the remotes."""
+    place = copy(asked, tmp_path)
+    broken_off(place, "power", *REQUEST)
+    other = clone(place, "two")
+    other.must(*REQUEST)
+    assert rows(tree_of(other)) == ["row:second", "row:third"]
+
+
+def test_dvc_on_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
+    """Of a trusted branch, whose bytes go to the remote that DVC looks at."""
+    place = copy(asked, tmp_path)
+    broken_off(place, "power", "varietal", "build", "--push")
+    other = clone(place, "two")
+    other.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
+    other.must("dvc", "repro", "--pull", "--allow-missing")
+    assert rows(other) == ["row:second", "row:third"]
+
+
+def copy(asked: Path, tmp_path: Path) -> Path:
+    """An origin and remotes of the test's own."""
+    for name in ("origin.git", "released"):
+        shutil.copytree(asked / name, tmp_path / name)
+    return tmp_path
