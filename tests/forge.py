@@ -128,7 +128,6 @@ class Forge:
     def fetch(self) -> None:
         """Let the runner fetch, as its workflow does."""
         git(self.runner, "fetch", "--quiet", "--prune", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        git(self.runner, "fetch", "--quiet", "--no-tags", "origin", "+refs/varietal/*:refs/varietal/*")
 
     def assemble(self, request: str = "origin/wish") -> Assembled:
         """Assemble a request in the runner's repository."""

@@ -103,7 +103,6 @@ class Yard:
     def fetch(self, team: Team) -> None:
         """Fetch as a workflow does."""
         team.must("git", "fetch", "--quiet", "--prune", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        team.must("git", "fetch", "--quiet", "origin", "+refs/varietal/*:refs/varietal/*")
 
     def ask(self, who: str, files: Mapping[str, str | None]) -> str:
         """Commit files on a branch of somebody's name and push it; ``None`` removes one. The id of the commit."""

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from builder.weights.stream import Scratch
     from registry.safetensors import TensorSpec
 
-__all__ = ["Extended", "Start"]
+__all__ = ["Extended"]
 
-Start: TypeAlias = Literal["pieces", "mean", "normal", "zero"]
+_Start: TypeAlias = Literal["pieces", "mean", "normal", "zero"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Extended:
     rows: int
     known: int
     pieces: Mapping[int, tuple[int, ...]]
-    start: Start
+    start: _Start
     seed: int
 
     @property

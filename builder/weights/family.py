@@ -20,7 +20,6 @@ __all__ = [
     "Family",
     "family_of",
     "has_token_rows",
-    "known_family",
     "ties_words",
 ]
 
@@ -95,7 +94,7 @@ def family_of(config: Mapping[str, JSON], *, what: str, where: str) -> Family:
     Raises:
         InvalidError: It is of no family in the table.
     """
-    family = known_family(config)
+    family = _known_family(config)
     if family is None:
         raise InvalidError(
             f"{what} is not known for model type {config.get('model_type')!r}",
@@ -105,7 +104,7 @@ def family_of(config: Mapping[str, JSON], *, what: str, where: str) -> Family:
     return family
 
 
-def known_family(config: Mapping[str, JSON]) -> Family | None:
+def _known_family(config: Mapping[str, JSON]) -> Family | None:
     """The family of a model; ``None`` where it is of none in the table."""
     name = config.get("model_type")
     return FAMILIES.get(name) if isinstance(name, str) else None
@@ -113,7 +112,7 @@ def known_family(config: Mapping[str, JSON]) -> Family | None:
 
 def ties_words(config: Mapping[str, JSON]) -> bool:
     """Whether the head is the embedding: as the configuration says, else the family; of an unknown one it is not."""
-    said, family = config.get(TIE), known_family(config)
+    said, family = config.get(TIE), _known_family(config)
     return said is True or (said is None and family is not None and family.tied)
 
 

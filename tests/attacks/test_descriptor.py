@@ -41,11 +41,11 @@ from registry.store import Store
 from registry.tag_message import Promise, release_message
 from registry.web import WebSource
 from tests.keys import make_key, public_line
-from tests.repositories import Team
+from tests.repositories import Team, git
 from tests.served import Served, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 PROD = Channel("support", "prod")
@@ -566,6 +566,145 @@ def test_a_clone_without_the_newest_tags_publishes_no_older_state(publishing: Pu
     with pytest.raises(ConflictError) as caught:
         publishing.describe(PROD)
     assert caught.value.what == "support#prod was described with sequence number 2, its tags here say 1"
+
+
+class Beside(RemoteFiles):
+    """Named files of the remote, with something that happens right before or after each write of the channel's."""
+
+    def __init__(
+        self, root: Path, *, before: Callable[[], object] | None = None, after: Callable[[], object] | None = None
+    ) -> None:
+        super().__init__(root)
+        self.before, self.after = before, after
+        self.writes = 0
+
+    def write(self, path: str, data: bytes) -> None:
+        if path != channel_path(PROD):
+            super().write(path, data)
+            return
+        self.writes += 1
+        act, self.before = self.before, None
+        if act is not None:
+            act()
+        super().write(path, data)
+        if self.after is not None:
+            self.after()
+
+
+def racing(publishing: Publishing, **acts: Callable[[], object]) -> tuple[Publisher, Beside]:
+    files = Beside(publishing.team.root, **acts)
+    return replace(publishing.publisher(), files=files), files
+
+
+def test_one_with_an_older_state_writes_at_the_same_time(publishing: Publishing) -> None:
+    """It looked before we wrote, and writes after: what hosts have seen must come to stand again."""
+    path = publishing.remote / channel_path(PROD)
+    old, overwritten = path.read_bytes(), []
+
+    def overwrite() -> None:
+        if not overwritten:
+            overwritten.append(path.write_bytes(old))
+
+    publishing.promote(TWO)
+    publisher, files = racing(publishing, after=overwrite)
+    assert describe(publishing.team.repository, PROD, publisher, NOW)[-1] == channel_path(PROD)
+    assert (channel_of(Served(publishing.remote)).sequence, files.writes) == (2, 2)
+
+
+def test_one_with_an_older_state_that_never_ends_to_write(publishing: Publishing) -> None:
+    path = publishing.remote / channel_path(PROD)
+    old = path.read_bytes()
+    publishing.promote(TWO)
+    publisher, _ = racing(publishing, after=lambda: path.write_bytes(old))
+    with pytest.raises(ConflictError) as caught:
+        describe(publishing.team.repository, PROD, publisher, NOW)
+    assert caught.value.what == "the descriptor of support#prod was overwritten 3 times while it was written"
+
+
+def test_one_with_a_newer_state_wrote_between_our_look_and_our_write(publishing: Publishing) -> None:
+    """The newer one ended well, and ours is there now: we must not end well, too."""
+
+    def overtake() -> None:
+        publishing.promote(ONE)
+        publishing.describe(PROD)
+        assert channel_of(Served(publishing.remote)).sequence == 3
+
+    publishing.promote(TWO)
+    publisher, _ = racing(publishing, before=overtake)
+    with pytest.raises(ConflictError) as caught:
+        describe(publishing.team.repository, PROD, publisher, NOW)
+    assert caught.value.what == "support#prod was moved in the meantime: support#prod#3 is its newest tag"
+    assert caught.value.mend == (
+        "varietal/support/channels/prod.json says the older state until then: "
+        "`git fetch --tags` and `varietal describe 'support#prod'` again"
+    )
+    publishing.describe(PROD)
+    assert channel_of(Served(publishing.remote)).sequence == 3
+
+
+def test_one_with_a_newer_state_wrote_right_after_us(publishing: Publishing) -> None:
+    """By another clone: its tag is not here."""
+    path = publishing.remote / channel_path(PROD)
+    newer = replace(channel_of(Served(publishing.remote)), sequence=5)
+    data = seal(newer.to_bytes(), [publishing.keys["ada"]])
+    publishing.promote(TWO)
+    publisher, _ = racing(publishing, after=lambda: path.write_bytes(data))
+    with pytest.raises(ConflictError) as caught:
+        describe(publishing.team.repository, PROD, publisher, NOW)
+    assert caught.value.what == "support#prod was described with sequence number 5, its tags here say 2"
+    assert path.read_bytes() == data
+
+
+class Moving(DvcRemote):
+    """The objects of the remote; while they are looked for, the channel moves."""
+
+    act: Callable[[], object]
+
+    def exists(self, oids: Iterable[str]) -> frozenset[str]:
+        self.act()
+        return super().exists(oids)
+
+
+def test_the_number_that_is_signed_is_the_newest(publishing: Publishing) -> None:
+    """Looking for thousands of objects takes minutes."""
+    path = publishing.remote / channel_path(PROD)
+    before = path.read_bytes()
+    source = Moving(publishing.team.root)
+    source.act = lambda: publishing.promote(ONE)
+    publishing.promote(TWO)
+    with pytest.raises(ConflictError) as caught:
+        describe(publishing.team.repository, PROD, replace(publishing.publisher(), source=source), NOW)
+    assert caught.value.what == "support#prod was moved in the meantime: support#prod#3 is its newest tag"
+    assert caught.value.mend.endswith("; nothing was written of it")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("when", ["sooner", "later"])
+def test_the_origin_has_a_newer_assignment(publishing: Publishing, when: str) -> None:
+    """Of another clone, before we sign, or while we write; its tag was never here."""
+    root = publishing.team.root
+    git(root, "init", "--quiet", "--bare", "--initial-branch=main", "../origin.git")
+    git(root, "remote", "add", "origin", "../origin.git")
+    publishing.promote(TWO)
+    git(root, "push", "--quiet", "--tags", "origin", "main")
+    git(root, "fetch", "--quiet", "origin")
+    git(root, "tag", "--annotate", "--message=x", "support#prod#3", "HEAD")
+
+    git(root, "update-ref", "refs/kept", "refs/tags/support#prod#3")
+    git(root, "tag", "--delete", "support#prod#3")
+
+    def move() -> None:
+        git(root, "push", "--quiet", "origin", "refs/kept:refs/tags/support#prod#3")
+
+    acts: dict[str, Callable[[], object]] = {"before": move} if when == "later" else {}
+    if when == "sooner":
+        move()
+    publisher, files = racing(publishing, **acts)
+    with pytest.raises(ConflictError) as caught:
+        describe(publishing.team.repository, PROD, publisher, NOW)
+    assert caught.value.what == "the origin has tags that are not here: support#prod#3"
+    assert files.writes == (1 if when == "later" else 0)
+    assert ("says the older state until then" in caught.value.mend) is (when == "later")
 
 
 def test_garbage_of_others_on_the_remote_is_replaced(publishing: Publishing, host: Host) -> None:

@@ -525,7 +525,7 @@ def test_a_build_that_comes_from_the_request_itself_is_ignored(own: Forge) -> No
     forged = own.ask(message="Forge")
     message = f"Build\n\nVarietal-Request: {forged}\nVarietal-Published: {forged}\n"
     fake = git(own.author, "commit-tree", f"{forged}^{{tree}}", "-p", forged, "-m", message).strip()
-    git(own.author, "push", "--quiet", "origin", f"{fake}:refs/varietal/built/wish")
+    git(own.author, "push", "--quiet", "origin", f"{fake}:refs/heads/varietal/built/wish")
     own.fetch()
     assert own.assemble().built == ""
 
@@ -571,7 +571,7 @@ def test_a_branch_that_moves_after_approval_is_not_what_is_built(own: Forge) -> 
     assert done.returncode == 5, done.stderr
     assert "wish has moved at the origin since" in done.stderr
     assert git(own.origin, "rev-parse", "wish").strip() == moved
-    assert git(own.origin, "for-each-ref", "refs/varietal").strip() == ""
+    assert git(own.origin, "for-each-ref", "refs/heads/varietal").strip() == ""
 
 
 def test_main_that_has_changed_the_same_file_is_a_conflict(own: Forge) -> None:

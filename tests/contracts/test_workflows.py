@@ -11,6 +11,8 @@ import pytest
 import typer
 
 from builder.cli import app
+from builder.request.built import BUILT_BRANCHES, tracked_ref
+from builder.start.packaged import template
 from builder.start.workflows import own_workflows, workflow_texts
 from registry import yaml12
 
@@ -19,18 +21,30 @@ _TEXTS: Final = {
     **{f"init:{path}": text for path, text in workflow_texts(["github"]).items()},
     **{str(path.relative_to(_ROOT)): path.read_text() for path in sorted((_ROOT / ".github/workflows").glob("*.yml"))},
 }
+_README: Final = template("README.md")
 _GITLAB: Final = workflow_texts(["gitlab"])[".gitlab-ci.yml"]
 _RIGHTS: Final = {
     ("check", "check"): {"contents": "read"},
+    ("gate", "judge"): {"contents": "read"},
+    ("gate", "tell"): {"pull-requests": "write", "statuses": "write"},
     ("check", "merge"): {"contents": "read"},
     ("plan", "plan"): {"contents": "read"},
     ("comment", "comment"): {"actions": "read", "pull-requests": "write"},
     ("build", "build"): {"contents": "read"},
     ("build", "publish"): {"contents": "write"},
-    ("promote", "promote"): {"contents": "read"},
+    ("build", "gate"): {"actions": "write"},
+    ("promote", "promote"): {"actions": "read", "contents": "read"},
+    ("tagged", "tagged"): {},
+    ("release", "ref"): {},
     ("release", "release"): {"contents": "read"},
+    ("renew", "renew"): {"contents": "read"},
 }
-_SECRETS: Final = {("build", "publish"): {"VARIETAL_TOKEN"}, ("release", "release"): {"VARIETAL_RELEASE_KEY"}}
+_SECRETS: Final = {
+    ("build", "publish"): {"VARIETAL_TOKEN"},
+    ("release", "release"): {"VARIETAL_RELEASE_KEY"},
+    ("renew", "renew"): {"VARIETAL_RELEASE_KEY"},
+}
+_OURS: Final = {"check", "plan", "comment", "build", "gate", "promote", "tagged", "release", "renew"}
 _COMMANDS: Final[Any] = typer.main.get_command(app)
 
 every_workflow = pytest.mark.parametrize("path", _TEXTS)
@@ -64,7 +78,7 @@ def test_a_workflow_starts_without_rights_and_each_job_has_the_least(path: str) 
 
 @every_workflow
 def test_actions_are_pinned_and_keep_no_token(path: str) -> None:
-    lines = [line.strip() for line in _TEXTS[path].splitlines() if "uses:" in line]
+    lines = [line.strip() for line in _TEXTS[path].splitlines() if " uses:" in line]
     assert [
         line for line in lines if re.fullmatch(r"- uses: actions/[\w-]+@[0-9a-f]{40} # v[\d.]+", line) is None
     ] == []
@@ -81,8 +95,9 @@ def test_a_step_is_one_call_and_takes_no_word_of_others_into_its_text(path: str)
         if "run" in step:
             check_one_call(step["run"])
             assert "${{" not in step["run"]
-            for word in re.findall(r"\$(\w+)|\$\{(\w+)", step["run"]):
-                assert re.search(rf'"[^"]*\$\{{?{"".join(word)}[^"]*"', step["run"]), "a variable without quotes"
+            shown = re.sub(r"'[^']*'", "", step["run"])  # the shell takes nothing from between these
+            for word in re.findall(r"\$(\w+)|\$\{(\w+)", shown):
+                assert re.search(rf'"[^"]*\$\{{?{"".join(word)}[^"]*"', shown), "a variable without quotes"
 
 
 @every_workflow
@@ -94,12 +109,10 @@ def test_secrets_are_where_nothing_of_a_request_is_built(path: str) -> None:
         assert used == _SECRETS.get((found["name"], name), set())
         if used or "write" in job["permissions"].values():
             assert not any(
-                "actions/checkout@" in step.get("uses", "") and "request" in str(step) for step in job["steps"]
-            )
-            assert not any(
-                re.search(r"varietal (?:build|run|plan)|dvc |pip .*request", step.get("run", ""))
+                re.search(r"(?:^| )varietal (?:build|run|plan) |dvc ", re.sub("<!--.*-->", "", step.get("run", "")))
                 for step in job["steps"]
             )
+            assert "self-hosted" not in job["runs-on"]
 
 
 @every_workflow
@@ -110,10 +123,131 @@ def test_what_a_request_controls_has_nothing_to_take(path: str) -> None:
         assert "secrets." not in _TEXTS[path]
         assert all("write" not in job["permissions"].values() for job in found["jobs"].values())
         assert all("self-hosted" not in job["runs-on"] for job in found["jobs"].values())
-    assert "pull_request_target" not in found["on"]
+    assert not {"pull_request_target", "pull_request_review", "issue_comment", "create"} & {*found["on"]}
     for _, step in steps(path):
-        assert step.get("working-directory") != "request"
-        assert not re.search(r"(?:^|[ ./])request/", step.get("run", "").replace("../request ", ""))
+        if "actions/checkout@" in step.get("uses", ""):
+            own = {"${{ github.sha }}", "${{ github.event.repository.default_branch }}", "${{ github.base_ref }}"}
+            assert step["with"].get("ref", "${{ github.sha }}") in own, "the request is fetched, never checked out"
+
+
+@every_workflow
+def test_what_is_fetched_of_builds_is_what_the_tool_reads(path: str) -> None:
+    for _, step in steps(path):
+        line = step.get("run", "")
+        assert "refs/varietal/" not in line
+        if "varietal/built" in line:
+            check_fetch(line)
+
+
+@every_workflow
+def test_a_token_is_given_to_one_host_alone(path: str) -> None:
+    for _, step in steps(path):
+        given = step.get("env", {})
+        if "GIT_CONFIG_COUNT" in given:
+            assert given["GIT_CONFIG_KEY_0"] == "credential.${{ github.server_url }}.helper"
+            assert "$GH_TOKEN" in given["GIT_CONFIG_VALUE_0"]
+            assert "TOKEN" not in step["run"]
+
+
+@every_workflow
+def test_events_of_requests_are_those_for_main(path: str) -> None:
+    on = document(path)["on"]
+    if "pull_request" in on and document(path)["name"] != "check":
+        assert on["pull_request"]["branches"] == ["main"]
+
+
+@every_workflow
+def test_a_tag_brings_no_code(path: str) -> None:
+    """A push of a tag runs the tag's own copy of a workflow: it must be one that has nothing and does nothing."""
+    found = document(path)
+    if "tags" in (found["on"].get("push") or {}):
+        assert [*found["jobs"]] == ["tagged"]
+        assert [*found["jobs"]["tagged"]] == ["runs-on", "timeout-minutes", "permissions", "steps"]
+        assert [step["run"] for _, step in steps(path)] == ['echo "$GITHUB_REF_NAME"']
+
+
+@every_workflow
+def test_no_name_is_installed_that_anybody_may_claim(path: str) -> None:
+    lines = [step.get("run", "") for _, step in steps(path)]
+    for at, line in enumerate(lines):
+        if re.search(r"pip install .*(?:^|[ '])varietal\b", line):
+            assert lines[at - 1].endswith("pip install --quiet --require-hashes --no-deps -r requirements.txt")
+            assert lines[at - 2].startswith("awk '/^varietal/ {found = 1}")
+            assert "-c constraints.txt" in line
+
+
+def test_every_workflow_of_the_loop_is_written_for_a_team() -> None:
+    assert {document(path)["name"] for path in _TEXTS if path.startswith("init:")} == _OURS
+
+
+def job_of(name: str, job: str) -> dict[str, Any]:
+    found: dict[str, Any] = document(f"init:.github/workflows/{name}.yml")["jobs"][job]
+    return found
+
+
+def lines_of(name: str, job: str) -> list[str]:
+    return [step["run"] for step in job_of(name, job)["steps"] if "run" in step]
+
+
+def test_what_publishes_shares_nothing_with_what_builds() -> None:
+    build, publish = job_of("build", "build"), job_of("build", "publish")
+    assert build["runs-on"] == ["self-hosted", "gpu"]
+    assert publish["runs-on"] == "ubuntu-24.04"
+    first = publish["steps"][0]
+    assert (first["uses"].partition("@")[0], first["with"]["ref"]) == ("actions/checkout", "${{ github.sha }}")
+    assert ".varietal/tool" not in str(publish["steps"])
+    downloads = [step["with"]["path"] for step in publish["steps"] if "download-artifact" in step.get("uses", "")]
+    assert downloads == ["${{ runner.temp }}/built"], "what is handed over is never laid over the repository"
+    assert publish["if"] == "${{ !cancelled() && needs.build.outputs.built }}"
+    (last,) = (step for step in publish["steps"] if "varietal publish" in step.get("run", ""))
+    assert '--from "$RUNNER_TEMP/built"' in last["run"]
+    assert last["env"]["GIT_CONFIG_KEY_1"] == "remote.origin.pushurl"
+    assert last["env"]["GIT_CONFIG_VALUE_1"] == "${{ github.server_url }}/${{ github.repository }}"
+    assert [step for step in publish["steps"] if "secrets." in str(step)] == [last]
+
+
+def test_a_build_sends_its_bytes_to_quarantine_and_asks_for_no_more() -> None:
+    lines = lines_of("build", "build")
+    assert lines[-1].endswith('varietal build --request "$REQUEST" --push')
+    assert lines[-2].endswith("varietal doctor --build --request")
+    upload = job_of("build", "build")["steps"][-1]
+    assert upload["if"] == "${{ !cancelled() }}"
+    paths = upload["with"]["path"].splitlines()
+    assert all(path.endswith(("/dvc.lock", "/records/*.json")) for path in paths)
+
+
+def test_the_gate_is_main_s_and_says_no_to_what_nobody_has_read() -> None:
+    found = document("init:.github/workflows/gate.yml")
+    assert found["on"]["workflow_run"]["workflows"] == ["check"]
+    judge, tell = found["jobs"]["judge"], found["jobs"]["tell"]
+    assert "varietal" not in " ".join(
+        step.get("run", "").replace("varietal/gate", "").replace("<!-- varietal gate -->", "") for step in tell["steps"]
+    )
+    assert "context=varietal/gate" in tell["steps"][0]["run"]
+    assert tell["steps"][0]["env"]["STATE"] == "${{ needs.judge.outputs.state || 'error' }}"
+    assert "steps.gate.outcome == 'success' && (" in judge["outputs"]["state"]
+    assert lines_of("build", "gate")[0].startswith("gh workflow run gate.yml ")
+
+
+def test_comments_are_known_by_a_mark_of_our_own() -> None:
+    for name, job in (("comment", "comment"), ("gate", "tell")):
+        text = "\n".join(lines_of(name, job))
+        assert "--edit-last" not in text
+        assert f"<!-- varietal {'plan' if name == 'comment' else 'gate'} -->" in text
+        assert "headRefOid == env.REQUEST" in text
+        assert "head_branch" not in str(job_of(name, job))
+
+
+def test_runs_that_wait_for_each_other_are_of_one_channel() -> None:
+    assert job_of("release", "release")["concurrency"]["group"] == "release-${{ needs.ref.outputs.ref }}"
+    assert lines_of("release", "ref") == ['echo "ref=${TAG%#*}" >> "$GITHUB_OUTPUT"']
+
+
+def test_conditions_that_no_file_can_give_are_told() -> None:
+    for text in (_README, (_ROOT / "docs/operations.md").read_text(), (_ROOT / "docs/security.md").read_text()):
+        words = " ".join(text.split())
+        assert ".github/workflows/build.yml@refs/heads/main" in words
+        assert "approval for all outside collaborators" in words
 
 
 @every_workflow
@@ -138,26 +272,41 @@ def gitlab_jobs() -> dict[str, dict[str, Any]]:
 
 def test_gitlab_has_the_same_jobs() -> None:
     jobs = gitlab_jobs()
-    assert [*jobs] == ["check", "plan", "merge", "build", "publish", "promote", "release"]
+    assert [*jobs] == ["check", "plan", "merge", "build", "publish", "promote", "release", "renew"]
     for job in jobs.values():
         for line in (*job.get("before_script", ()), *job["script"]):
-            if "DESCRIPTOR_KEY" not in line:
+            if not line.startswith("test -z"):
                 check_one_call(line)
             check_call(line)
+            if "varietal/built" in line:
+                check_fetch(line)
 
 
 def test_gitlab_runs_what_has_rights_on_protected_refs_alone() -> None:
     jobs = gitlab_jobs()
-    for name in ("build", "publish", "promote"):
+    for name in ("build", "publish", "promote", "release", "renew"):
         assert [rule["if"].partition(" && ")[0] for rule in jobs[name]["rules"]] == [
             "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"
         ]
-    assert [*jobs["release"]["rules"][0]] == ["if"]
+    assert "CI_COMMIT_TAG" not in _GITLAB, "a pipeline of a tag runs the tag's own copy of this file"
     for name in ("check", "plan", "merge"):
         assert "TOKEN" not in str(jobs[name])
         assert "tags" not in jobs[name]
-    assert jobs["publish"]["variables"]["GIT_STRATEGY"] == "none"
     assert "PUBLISH_TOKEN" not in str(jobs["build"])
+
+
+def test_gitlab_publishes_from_a_clone_of_its_own_with_a_token_that_is_no_argument() -> None:
+    publish = gitlab_jobs()["publish"]
+    assert "tags" not in publish
+    assert publish["variables"]["GIT_STRATEGY"] == "none"
+    assert publish["before_script"][:2] == [
+        'cd "$(mktemp --directory)"',
+        'git clone --quiet --no-tags "$CI_SERVER_URL/$CI_PROJECT_PATH.git" .',
+    ]
+    assert "TOKEN" not in str([*publish["before_script"], *publish["script"]])
+    assert publish["variables"]["GIT_CONFIG_KEY_0"] == "credential.$CI_SERVER_URL.helper"
+    assert "$$PUBLISH_TOKEN" in publish["variables"]["GIT_CONFIG_VALUE_0"], "expanded by the helper, not before"
+    assert '--from "$CI_PROJECT_DIR/.varietal/requests/$REQUEST"' in publish["script"][0]
 
 
 def check_one_call(line: str) -> None:
@@ -167,9 +316,16 @@ def check_one_call(line: str) -> None:
     assert "\n" not in line.strip()
 
 
+def check_fetch(line: str) -> None:
+    """Builds are fetched to where the tool looks for them, and those that are gone there go here."""
+    assert line.startswith("git fetch ")
+    assert " --prune " in line
+    assert f'"+refs/heads/{BUILT_BRANCHES}*:{tracked_ref(BUILT_BRANCHES)}*"' in line
+
+
 def check_call(line: str) -> None:
     """The verb and the options of a call of the tool are there."""
-    for call in re.findall(r"(?:^| )varietal ([^|&;]*)", line):
+    for call in re.findall(r"(?:^| )varietal ([^|&;']*)", re.sub("awk '[^']*'|<!--.*-->", "", line)):
         verb, *arguments = shlex.split(call.partition(">")[0])
         command = _COMMANDS.commands[verb]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

@@ -222,7 +222,7 @@ def test_a_hostile_request_is_built_and_nothing_of_it_runs(yard: Yard) -> None:
     told = json.loads(judged.out)["request"]
     assert told["unwritten"] == []
     assert {".dvc/config", ".gitattributes", "builder", "data/dvc.yaml", "sitecustomize.py"} <= {*told["left"]}
-    assert request not in runner.must("git", "rev-list", "refs/varietal/built/mallory").out
+    assert request not in runner.must("git", "rev-list", "origin/varietal/built/mallory").out
 
 
 BOMB = "schema: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -262,4 +262,4 @@ def test_a_request_that_reaches_out_is_refused_whole(yard: Yard, path: str, text
         assert (answer.code, answer.out) == (code, ""), answer.err
         assert (said in answer.err) is (verb == "build"), answer.err
     assert yard.objects("quarantine") == frozenset()
-    assert runner.must("git", "for-each-ref", "refs/varietal").out == ""
+    assert runner.must("git", "for-each-ref", "refs/remotes/origin/varietal").out == ""

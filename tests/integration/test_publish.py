@@ -78,7 +78,7 @@ def test_a_request_is_published_merged_and_promoted(forge: Forge) -> None:
     names = git(forge.runner, "diff", "--name-only", request, "origin/wish").split()
     assert names == ["models/support/dvc.lock", "models/support/records/final.json", "models/support/records/tone.json"]
     assert git(forge.runner, "rev-parse", "origin/wish^").strip() == request
-    built = git(forge.runner, "rev-parse", "refs/varietal/built/wish").strip()
+    built = git(forge.runner, "rev-parse", "origin/varietal/built/wish").strip()
     assert built == said["built"]
     assert not forge.repository.is_ancestor(request, built)
     assert forge.repository.is_ancestor("origin/main", built)
@@ -206,7 +206,7 @@ def test_what_does_not_fit_together_is_not_published(forge: Forge) -> None:
     done = forge.call("publish", "--request", "origin/wish")
     assert (done.returncode, "model.safetensors has sha256:" in done.stderr) == (3, True)
     assert oid not in objects(place / "quarantine")
-    assert git(forge.origin, "for-each-ref", "refs/varietal").strip() == ""
+    assert git(forge.origin, "for-each-ref", "refs/heads/varietal").strip() == ""
 
 
 def test_without_a_quarantine_a_request_says_where(forge: Forge) -> None:
@@ -328,7 +328,7 @@ def test_a_trusted_branch_is_published_and_the_local_one_follows(forge: Forge) -
     assert objects(place / "quarantine") == set()
     assert git(forge.origin, "rev-parse", "mine") == git(forge.runner, "rev-parse", "HEAD")
     assert git(forge.runner, "status", "--porcelain") == ""
-    assert git(forge.origin, "for-each-ref", "refs/varietal").strip() == ""
+    assert git(forge.origin, "for-each-ref", "refs/heads/varietal").strip() == ""
     done = forge.call("publish", "--json")
     assert json.loads(done.stdout)["moved"] is False
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from registry.lock import content_md5
 from tests.served import serve
 
 if TYPE_CHECKING:
@@ -179,7 +180,25 @@ def test_bytes_that_are_not_on_the_remote(team: Team) -> None:
     team.must("dvc", "remote", "modify", "--local", "store", "url", str(team.root.parent / "empty"))
     answer = team.call("varietal", "release", "support@v1.0.0")
     assert answer.code == 1
-    assert "the remote lacks the listing of support:final: run `dvc push`" in answer.err
+    assert "the remote lacks the record of support:final, the listing of support:final: run `dvc push`" in answer.err
+
+
+def test_a_record_that_is_not_on_the_remote(team: Team, tmp_path: Path) -> None:
+    """It is what a descriptor points at, so a release without it could be described never more."""
+    remote = tmp_path / "remote"
+    team.must("cp", "-r", str(remote_of(team)), str(remote))
+    team.must("dvc", "remote", "modify", "--local", "store", "url", str(remote))
+    oid = content_md5((team.root / "models/support/records/final.json").read_bytes())
+    (remote / "files/md5" / oid[:2] / oid[2:]).unlink()
+    answer = team.call("varietal", "release", "support@v1.0.0")
+    assert answer.code == 1
+    assert "the remote lacks the record of support:final: run `dvc push`" in answer.err
+    assert team.must("git", "tag").out == ""
+
+
+def remote_of(team: Team) -> str:
+    """Folder of the remote that the shared repository was pushed to."""
+    return team.must("dvc", "config", "remote.store.url").out.strip()
 
 
 def test_there_is_no_remote(team: Team) -> None:

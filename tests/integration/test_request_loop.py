@@ -64,7 +64,6 @@ def test_a_hostile_request_gets_its_honest_wish_and_no_more(built: Team, tmp_pat
 
     def at(team: Team, request: str) -> Team:
         team.must("git", "fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        team.must("git", "fetch", "--quiet", "origin", "+refs/varietal/*:refs/varietal/*")
         repository = Repository(team.root)
         folder = request_folder(team.root, repository.resolve(request))
         return Team(root=assemble(repository, request, folder, main="origin/main").root)

@@ -34,6 +34,7 @@ SCRIPT = f"""\
 [ "$1" = run ] && [ "$3" != records ] || exec {Path(sys.executable).parent}/varietal "$@"
 echo "start $2:$3" >> ../ran
 sleep $(cat ../seconds 2> /dev/null || echo 0)
+[ -f bases/tiny.json ] || cp bases/records/tiny.json bases/ 2> /dev/null
 PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -P -c '
 import sys
 from pathlib import Path

@@ -11,7 +11,10 @@ import pytest
 
 from builder import kinds
 from builder.cli import app
+from builder.start.removal import remove
 from registry.errors import RefusedError
+from registry.history import Repository
+from tests.keys import make_key, public_line
 from tests.team import Team
 
 if TYPE_CHECKING:
@@ -158,6 +161,20 @@ def test_a_deprecated_variant_is_told_of_wherever_it_is_met(team: Team, tmp_path
     team.must("varietal", "deprecate", "support", "--undo")
     assert (team.root / "models/support/model.yaml").read_text() == SUPPORT
     assert team.call("varietal", "deprecate", "support", "--undo").code == 2
+
+
+def test_a_channel_that_no_promoter_moved_keeps_no_variant(team: Team, tmp_path: Path) -> None:
+    """Whoever can push a tag could else hold a variant in the tree."""
+    team.must("varietal", "remove", "shop")
+    team.commit("Remove shop")
+    key = public_line(make_key(tmp_path, "ada"))
+    params = team.root / "params.yaml"
+    params.write_text(f"{params.read_text()}channels: {{prod: {{promoters: {{ada: {key}}}}}}}\n")
+    team.commit("Protect prod")
+    team.must("git", "push", "--quiet", "origin", "HEAD:main")
+    team.must("git", "fetch", "--quiet", "origin")
+    done = remove(Repository(team.root), "support", force=False)
+    assert done.channels == {}
 
 
 def test_a_removed_variant_can_be_pulled_still(team: Team, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ class _Field:
         manifests: Documents by variant.
         params: The document of params.yaml.
         history: Manifests as they were, to go back to.
-        ran: Stages whose commands DVC ran since it was emptied.
+        ran: Stages whose commands DVC ran.
+        left: Kinds of edits that are still to come in this round.
     """
 
     root: Path
@@ -104,6 +105,7 @@ class _Field:
     params: dict[str, Any]
     history: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     ran: list[Address] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     def write(self) -> None:
         """Write what differs, and remove manifests that are gone."""
@@ -148,7 +150,10 @@ class _Field:
 
     def edit(self) -> str:
         """Make one edit of some kind; its name."""
-        name = self.random.choice([name for name in dir(self) if name.startswith("edit_")])
+        if not self.left:  # each kind comes before any comes again
+            self.left = [name for name in dir(self) if name.startswith("edit_")]
+            self.random.shuffle(self.left)
+        name = self.left.pop()
         variant = self.random.choice(sorted(self.manifests))
         self.history.append((variant, _copy(self.manifests[variant])))
         getattr(self, name)(variant)
@@ -363,6 +368,8 @@ def _edit_and_check(made: _Field, count: int) -> dict[str, int]:
         assert {one.address: one for one in warm.stages} == {one.address: one for one in cold.stages}, edits
         assert warm.notes == cold.notes, edits
         _check(warm, made.repro(), f"edit {done}, {edits}")
+        after = plan_repository(made.root)  # the memo now knows of every variant
+        assert after.is_empty, f"edit {done}, {edits}: after the build\n{after}"
         made.commit()
         done += 1
         for verdict in counts:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from builder.weights.blend.blended import Ingredient, Recipe
     from builder.weights.blend.operands import Kernel, Operands, Tile
 
-__all__ = ["combine", "linear", "weight_sum"]
+__all__ = ["linear", "weight_sum"]
 
 _CANCELLED: Final = 1e-8  # of the weights' sizes: a smaller sum is an accident of rounding
 
@@ -28,13 +28,13 @@ def linear(recipe: Recipe, ingredients: Sequence[Ingredient], operands: Operands
     divisor = weight_sum(operands, weights) if recipe.normalize else 1.0
 
     def kernel(tile: Tile) -> torch.Tensor:
-        total = combine(operands, tile, weights)
+        total = _combine(operands, tile, weights)
         return total if divisor == 1 else total.div_(divisor)
 
     return kernel
 
 
-def combine(operands: Operands, tile: Tile, weights: Sequence[float]) -> torch.Tensor:
+def _combine(operands: Operands, tile: Tile, weights: Sequence[float]) -> torch.Tensor:
     """``sum(weight * model)`` on a tile, in the order of the models; float64, shape ``[elements]``."""
     total = operands.model(0, tile)
     if weights[0] != 1:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from builder.weights.effect import Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["ADALORA", "SingularValues"]
+__all__ = ["ADALORA"]
 
 _EPSILON = 1e-5  # PEFT adds it to the rank that it divides by
 _AGAIN = "save the adapter again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SingularValues:
+class _SingularValues:
     """Adds ``scale * up @ diag(values) @ down``.
 
     Attributes:
@@ -56,7 +56,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     config, (rows, columns) = subject.config, subject.shape
     start = config.count("init_r", default=12)
     rank = _rank(subject, start)
-    effect = SingularValues(
+    effect = _SingularValues(
         down=subject.stored("lora_A", rank, columns),
         values=subject.stored("lora_E", rank, 1),
         up=subject.stored("lora_B", rows, rank),

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["BEFT", "AddedVector"]
+__all__ = ["BEFT"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AddedVector:
+class _AddedVector:
     """Adds a vector to a bias.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Values:
 
 
 def _effects(subject: Subject) -> Mapping[str, Effect]:
-    return {"bias": AddedVector(values=subject.stored("beft_bias", 1, subject.shape[0]))}
+    return {"bias": _AddedVector(values=subject.stored("beft_bias", 1, subject.shape[0]))}
 
 
 BEFT = Method(

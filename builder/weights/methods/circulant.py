@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["C3A", "CirculantBlocks"]
+__all__ = ["C3A"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CirculantBlocks:
+class _CirculantBlocks:
     """Adds ``kernel[i, j, (column - row) % size] / in`` in each block of ``size`` rows and columns.
 
     PEFT gets there by Fourier transforms; written out, every element is one number of the kernel.
@@ -66,7 +66,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
         problem = f"has blocks of {size}, which do not divide {[outputs, inputs]}"
         raise subject.refused("c3a_kernel", problem, "fold it into the model that it was trained on")
     kernel = subject.stored("c3a_kernel", outputs // size, inputs // size, size)
-    return {"weight": CirculantBlocks(kernel=kernel)}
+    return {"weight": _CirculantBlocks(kernel=kernel)}
 
 
 C3A = Method(

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["DELORA", "Bounded"]
+__all__ = ["DELORA"]
 
 _SHORTEST = 1e-4  # vectors are not made longer than they would be from this length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounded:
+class _Bounded:
     """Adds ``strength / rank * (up / |columns|) @ (down / |rows|) * norms``, each vector of both factors of length 1.
 
     Attributes:
@@ -61,7 +61,7 @@ def _lengths(vectors: torch.Tensor, *, dim: int) -> torch.Tensor:
 def _effects(subject: Subject) -> Mapping[str, Effect]:
     rank = subject.config.count("r", subject.module, patterns="rank_pattern", default=8)
     rows, columns = subject.shape
-    effect = Bounded(
+    effect = _Bounded(
         down=subject.stored("delora_A", rank, columns),
         up=subject.stored("delora_B", rows, rank),
         strength=subject.stored("delora_lambda", 1),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["FOURIERFT", "SparseSpectrum", "first_of_permutation"]
+__all__ = ["FOURIERFT", "first_of_permutation"]
 
 _TERMS = 1 << 20  # how many complex terms are in memory at once
 _SMALL = (2**32 - 1) // 20  # from here on torch permutes in another way
@@ -29,7 +29,7 @@ _SHARE = 16  # a prefix is worth its own way where it is this much shorter than 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SparseSpectrum:
+class _SparseSpectrum:
     """Adds ``scale * Re(ifft2(spectrum))``.
 
     Attributes:
@@ -123,7 +123,7 @@ def first_of_permutation(seed: int, size: int, count: int) -> torch.Tensor:
 def _effects(subject: Subject) -> Mapping[str, Effect]:
     config, (rows, columns) = subject.config, subject.shape
     coefficients = subject.stored("fourierft_spectrum", _count(subject))
-    effect = SparseSpectrum(
+    effect = _SparseSpectrum(
         coefficients=coefficients,
         seed=config.seed("random_loc_seed", default=777),
         shape=(rows, columns),

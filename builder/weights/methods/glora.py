@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
 
-__all__ = ["GLORA", "GeneralBias", "GeneralWeight"]
+__all__ = ["GLORA"]
 
 _PATHS = {"A": "config_A_B", "B": "config_A_B", "C": "config_C", "D": "config_D_E", "E": "config_D_E"}
 _DEFAULTS = {"config_A_B": "lora", "config_C": "lora", "config_D_E": "constant"}
@@ -37,7 +37,7 @@ _LoadedPath: TypeAlias = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneralWeight:
+class _GeneralWeight:
     """Adds ``base * factor + term``.
 
     Attributes:
@@ -71,7 +71,7 @@ class _LoadedWeight:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneralBias:
+class _GeneralBias:
     """Adds ``base * factor + term + weight @ coupling`` to a bias, which is one row.
 
     Attributes:
@@ -149,12 +149,12 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     subject.only(*(leaf for name, key in _PATHS.items() for leaf in _leaves(name, kinds[key])))
     effects: dict[str, Effect] = {}
     if paths["A"]:
-        effects["weight"] = GeneralWeight(factor=paths["A"], term=paths["B"])
+        effects["weight"] = _GeneralWeight(factor=paths["A"], term=paths["B"])
     if paths["C"] or paths["D"]:
         if config.values.get("bias", "none") != "none":
             problem = f"bias = {config.values['bias']!r} cannot be folded: it trains biases that GLORA changes, too"
             raise config.refused(problem, "train it with bias none")
-        effects["bias"] = GeneralBias(factor=paths["D"], term=paths["E"], coupling=paths["C"], weight=subject.weight)
+        effects["bias"] = _GeneralBias(factor=paths["D"], term=paths["E"], coupling=paths["C"], weight=subject.weight)
     return effects
 
 

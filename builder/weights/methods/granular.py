@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["GRALORA", "BlockProducts"]
+__all__ = ["GRALORA"]
 
 _GENERAL = ("gralora_A_general.weight", "gralora_B_general.weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BlockProducts:
+class _BlockProducts:
     """Adds to block ``(i, j)`` of the weight ``scale * B[i, j] @ A[i, j]``, each of rank ``r / k``.
 
     Attributes:
@@ -96,7 +96,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     if beside:
         down, up = subject.stored(_GENERAL[0], beside, columns), subject.stored(_GENERAL[1], rows, beside)
         general = LowRank(down=down, up=up, scale=scale)
-    effect = BlockProducts(
+    effect = _BlockProducts(
         down=subject.stored("gralora_A", blocks, columns // blocks, rank),
         up=subject.stored("gralora_B", blocks, rank, rows // blocks),
         scale=scale,

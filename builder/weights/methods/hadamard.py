@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["LOHA", "HadamardProduct"]
+__all__ = ["LOHA"]
 
 _FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HadamardProduct:
+class _HadamardProduct:
     """Adds ``scale * (first_up @ first_down) * (second_up @ second_down)``.
 
     Attributes:
@@ -71,7 +71,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     config, module, (rows, columns) = subject.config, subject.module, subject.shape
     subject.only(*_FACTORS)
     rank = config.count("r", module, patterns="rank_pattern", default=8)
-    effect = HadamardProduct(
+    effect = _HadamardProduct(
         first_up=subject.stored("hada_w1_a", rows, rank),
         first_down=subject.stored("hada_w1_b", rank, columns),
         second_up=subject.stored("hada_w2_a", rows, rank),

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["HRA", "Reflections"]
+__all__ = ["HRA"]
 
 _PARALLEL = 1e-8  # what is left of a vector, as a share of it, that is no direction but the noise of arithmetic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reflections:
+class _Reflections:
     """``weight @ (I - 2 u1 u1.T) @ (I - 2 u2 u2.T) @ ...``, each ``u`` a column of length 1.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Reflected:
 
 def _effects(subject: Subject) -> Mapping[str, Effect]:
     vectors = subject.stored("hra_u", subject.shape[1], subject.config.count("r", default=8))
-    return {"weight": Reflections(vectors=vectors, orthogonal=subject.config.flag("apply_GS"))}
+    return {"weight": _Reflections(vectors=vectors, orthogonal=subject.config.flag("apply_GS"))}
 
 
 HRA = Method(

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["IA3", "Rescaled"]
+__all__ = ["IA3"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rescaled:
+class _Rescaled:
     """Multiplies every row, or every column, by a factor of its own.
 
     Attributes:
@@ -56,11 +56,11 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     rows, columns = subject.shape
     # A feed-forward module has a factor for each input. The shape tells, and PEFT loads no other.
     if subject.stored("ia3_l").info.shape == (1, columns) != (rows, 1):
-        return {"weight": Rescaled(factors=subject.stored("ia3_l"), along="columns")}
+        return {"weight": _Rescaled(factors=subject.stored("ia3_l"), along="columns")}
     factors = subject.stored("ia3_l", rows, 1)
-    effects: dict[str, Effect] = {"weight": Rescaled(factors=factors, along="rows")}
+    effects: dict[str, Effect] = {"weight": _Rescaled(factors=factors, along="rows")}
     if subject.bias is not None:
-        effects["bias"] = Rescaled(factors=factors, along="columns")  # a bias is one row
+        effects["bias"] = _Rescaled(factors=factors, along="columns")  # a bias is one row
     return effects
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["FROD", "JointBasis"]
+__all__ = ["FROD"]
 
 _NOTHING = 1e-12  # shorter directions are taken for zero
 _SINGULAR = 1e-6  # where the basis has no inverse, singular values below this share of the largest are zero
@@ -32,7 +32,7 @@ _NESTED = 3  # parts of a name like attention.output.dense
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JointBasis:
+class _JointBasis:
     """Puts ``U @ (sparse + diag(lengths)) @ basis.T`` in place of the base, ``U`` the base's directions over the basis.
 
     Attributes:
@@ -94,7 +94,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
         problem = f"frod_s_size.{role} says {sizes}, {subject.module} needs {[width, width]}"
         raise subject.config.refused(problem, "fold it into the model that it was trained on")
     return {
-        "weight": JointBasis(
+        "weight": _JointBasis(
             basis=subject.common(f"frod_V.{role}", width, width),
             places=subject.common(f"frod_s_indices.{role}", 2, count),
             entries=subject.stored("frod_lambda_s_values", count),

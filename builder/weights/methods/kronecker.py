@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["LOKR", "KroneckerProduct"]
+__all__ = ["LOKR"]
 
 _MATRIX = 2
 
@@ -23,7 +23,7 @@ _Matrix: TypeAlias = "tuple[Stored, ...]"  # one, or two factors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KroneckerProduct:
+class _KroneckerProduct:
     """Adds ``scale * kron(left, right)``.
 
     Attributes:
@@ -72,7 +72,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     rank = config.count("r", module, patterns="rank_pattern", default=8)
     left, right = _leaves(subject, "lokr_w1"), _leaves(subject, "lokr_w2")
     subject.only(*left, *right)
-    effect = KroneckerProduct(
+    effect = _KroneckerProduct(
         left=tuple(_matrix(subject, leaf, rank) for leaf in left),
         right=tuple(_matrix(subject, leaf, rank) for leaf in right),
         scale=config.number("alpha", module, patterns="alpha_pattern", default=8) / rank,

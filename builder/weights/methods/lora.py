@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from builder.weights.peft_config import PeftConfig
     from builder.weights.stream import Stored
 
-__all__ = ["LORA", "LowRank", "Product", "Shift", "WeightDecomposed", "lora_scale"]
+__all__ = ["LORA", "LowRank", "Product", "Shift", "WeightDecomposed"]
 
 # Starts that leave the base as it was, and those that move a part of it into the adapter.
 _PLAIN_STARTS = frozenset({"eva", "gaussian", "mica", "orthogonal"})
@@ -137,7 +137,7 @@ class _Shifted:
         weight.add_(self.values[at.columns], alpha=scale)
 
 
-def lora_scale(config: PeftConfig, module: str, rank: int) -> float:
+def _lora_scale(config: PeftConfig, module: str, rank: int) -> float:
     """Factor of a module's product: alpha / rank, or alpha / sqrt(rank) when it is rank-stabilised; no unit.
 
     Raises:
@@ -162,7 +162,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     product = LowRank(
         down=subject.stored(down, rank, columns // blocks[0]),
         up=subject.stored(up, rows, rank // blocks[1]),
-        scale=lora_scale(config, module, rank),
+        scale=_lora_scale(config, module, rank),
     )
     effects: dict[str, Effect] = {"weight": product}
     if blocks != (1, 1):
@@ -187,7 +187,7 @@ def _stack(subject: Subject, experts: int) -> FactorStack:
     return FactorStack(
         down=subject.stored("lora_A.weight", experts * rank, columns),
         up=subject.stored("lora_B.weight", rows, rank * experts),
-        scale=lora_scale(config, subject.module, rank),
+        scale=_lora_scale(config, subject.module, rank),
         experts=experts,
     )
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.weights.peft_config import PeftConfig
     from builder.weights.stream import Stored
 
-__all__ = ["BOFT", "OFT", "BlockRotation", "ButterflyRotation"]
+__all__ = ["BOFT", "OFT"]
 
 _NEUMANN_SINCE = (0, 18)  # version of PEFT from which on the Cayley-Neumann series is what it is now
 _SHORT_SERIES = 2  # terms; a longer one ends with the third power at the earliest
@@ -31,7 +31,7 @@ _LONGEST_SERIES = 1000  # terms; long before that it has converged, or gone beyo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BlockRotation:
+class _BlockRotation:
     """OFT: ``weight @ rotation.T``; of an embedding the words' vectors are turned, ``rotation.T @ weight``.
 
     Attributes:
@@ -88,7 +88,7 @@ class _Rotated:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ButterflyRotation:
+class _ButterflyRotation:
     """BOFT: ``scales * (weight @ rotation.T)``, the rotation a product of block-diagonal ones in shuffled bases.
 
     Attributes:
@@ -220,7 +220,7 @@ def _oft(subject: Subject) -> Mapping[str, Effect]:
     config = subject.config
     inputs = subject.shape[0] if subject.embedding else subject.shape[1]
     size = _oft_size(config, inputs)
-    effect = BlockRotation(
+    effect = _BlockRotation(
         entries=subject.stored(
             "oft_embedding_R.weight" if subject.embedding else "oft_R.weight",
             1 if config.flag("block_share") else inputs // size,
@@ -248,7 +248,7 @@ def _boft(subject: Subject) -> Mapping[str, Effect]:
     if inputs % (size << (factors - 1)) or (factors > 1 and size % 2):
         problem = f"has blocks of {size}, which {factors} butterfly factors cannot make of {inputs} inputs"
         raise subject.refused(leaf, problem, "fold it into the model that it was trained on")
-    return {"weight": ButterflyRotation(entries=entries, scales=subject.stored("boft_s", outputs, 1))}
+    return {"weight": _ButterflyRotation(entries=entries, scales=subject.stored("boft_s", outputs, 1))}
 
 
 OFT = Method(

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["RANDLORA", "RandomBases"]
+__all__ = ["RANDLORA"]
 
 _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RandomBases:
+class _RandomBases:
     """Adds ``scale * large @ small``, or its transpose where ``out`` is the smaller side of the weight.
 
     Both are seen flat: ``large`` is ``[long, bases * rank]``, ``small`` is ``[rank * bases, short]`` with
@@ -109,7 +109,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     least, most = min(subject.largest), max(subject.largest)
     count = _bases(short, rank)
     return {
-        "weight": RandomBases(
+        "weight": _RandomBases(
             basis=_common(subject, "randlora_A", rank, 1, least),
             large=_common(subject, "randlora_B", most, _bases(least, rank), rank),
             left=subject.stored("randlora_lambda", rank, count),

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["ROAD", "PairRotation"]
+__all__ = ["ROAD"]
 
 # How many angles, and as many scales, there are for two outputs.
 _ANGLES = {"road_1": 1, "road_2": 2, "road_4": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PairRotation:
+class _PairRotation:
     """Turns pairs of rows: ``x -> a x cos(t) - a y sin(t)``, ``y -> a' y cos(t') + a' x sin(t')``.
 
     A pair is one row of the first half of a group and the row of the same place in the second half. The bias, one
@@ -92,7 +92,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     angles, scales = subject.stored("road_theta", size), subject.stored("road_alpha", size)
     parameters = {"weight": False} if subject.bias is None else {"weight": False, "bias": True}
     return {
-        name: PairRotation(angles=angles, scales=scales, variant=variant, group=group, bias=bias)
+        name: _PairRotation(angles=angles, scales=scales, variant=variant, group=group, bias=bias)
         for name, bias in parameters.items()
     }
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["MISS", "MultipliedShards", "RepeatedShard"]
+__all__ = ["MISS"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RepeatedShard:
+class _RepeatedShard:
     """Adds ``shard[column % rank, row % width]`` to every element.
 
     Attributes:
@@ -52,7 +52,7 @@ class _LoadedShard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultipliedShards:
+class _MultipliedShards:
     """The variant ``bat``: turns each block of ``rank * rank`` elements into ``block + block @ shard + shard``.
 
     Attributes:
@@ -100,7 +100,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
         if rows % rank or columns % rank:
             problem = f"r = {rank} does not divide [{rows}, {columns}] of {subject.module}, as bat needs it"
             raise config.refused(problem, "fold it into the model that it was trained on")
-        return {"weight": MultipliedShards(shards=subject.stored("miss_block", rows // rank, rank, rank))}
+        return {"weight": _MultipliedShards(shards=subject.stored("miss_block", rows // rank, rank, rank))}
     width = rows
     if start == "mini":
         width = config.count("mini_r", default=1)
@@ -109,7 +109,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
             raise config.refused(problem, "fold it into the model that it was trained on")
     elif start is not None and not isinstance(start, bool):
         raise config.refused(f"init_weights = {start!r} is not known", "train with init_weights bat, mini or true")
-    return {"weight": RepeatedShard(shard=subject.stored("miss_block", rank, width))}
+    return {"weight": _RepeatedShard(shard=subject.stored("miss_block", rank, width))}
 
 
 MISS = Method(

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["SHIRA", "SUPERTUNING", "Sparse", "SparseAndLowRank"]
+__all__ = ["SHIRA", "SUPERTUNING"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sparse:
+class _Sparse:
     """Adds values at places of a weight; those that share a place are summed.
 
     Attributes:
@@ -78,13 +78,13 @@ class _Entries:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SparseAndLowRank:
+class _SparseAndLowRank:
     """Adds values at places, and a product of two factors."""
 
     additive: ClassVar[bool] = True
     span: ClassVar[Span] = "element"
 
-    sparse: Sparse
+    sparse: _Sparse
     product: LowRank
 
     def load(self, device: torch.device) -> LoadedEffect:
@@ -110,14 +110,14 @@ class _Both:
 def _shira(subject: Subject) -> Mapping[str, Effect]:
     count = subject.config.count("r", default=32) * sum(subject.shape)
     places, values = subject.stored("shira_indices", 2, count), subject.stored("shira_weight", count)
-    return {"weight": Sparse(places=places, values=values, shape=subject.shape)}
+    return {"weight": _Sparse(places=places, values=values, shape=subject.shape)}
 
 
 def _supertuning(subject: Subject) -> Mapping[str, Effect]:
     config, (rows, columns) = subject.config, subject.shape
     count = int(rows * columns * (1 - config.number("sparsity", default=0.99)))
     places, values = subject.stored("supertuning_indices", count), subject.stored("supertuning_values", count)
-    sparse = Sparse(places=places, values=values, shape=subject.shape)
+    sparse = _Sparse(places=places, values=values, shape=subject.shape)
     if config.values.get("r") is None:
         subject.only("supertuning_indices", "supertuning_values")
         return {"weight": sparse}
@@ -127,7 +127,7 @@ def _supertuning(subject: Subject) -> Mapping[str, Effect]:
         up=subject.stored("supertuning_lora_B.weight", rows, rank),
         scale=config.number("lora_alpha", default=2 * rank) / rank,
     )
-    return {"weight": SparseAndLowRank(sparse=sparse, product=product)}
+    return {"weight": _SparseAndLowRank(sparse=sparse, product=product)}
 
 
 SHIRA = Method(

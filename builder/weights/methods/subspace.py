@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["OSF", "WeakPart"]
+__all__ = ["OSF"]
 
 _LEAST_GAP = 1e-8  # between two singular values, as a share of the largest, that tells them apart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WeakPart:
+class _WeakPart:
     """Adds ``left * values @ right`` less the same of the base: its weakest directions, as many.
 
     Attributes:
@@ -85,7 +85,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     if not 1 <= weak < min(rows, columns):
         problem = f"is {list(values.info.shape)}, OSF on {subject.module} needs fewer than {min(rows, columns)} values"
         raise subject.refused("osf_svd_params.S_low", problem, "fold it into the model that it was trained on")
-    effect = WeakPart(
+    effect = _WeakPart(
         left=subject.stored("osf_svd_params.U_low", rows, weak),
         values=values,
         right=subject.stored("osf_svd_params.V_low", weak, columns),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from builder.weights.peft_config import PeftConfig
     from builder.weights.stream import Stored
 
-__all__ = ["TINYLORA", "TinyCore"]
+__all__ = ["TINYLORA"]
 
 # How far a saved projection may be from the drawn one: it may have been rounded to 8 bits.
 _RELATIVE, _ABSOLUTE = 2.0**-8, 2.0**-20
@@ -27,7 +27,7 @@ _CUBE = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TinyCore:
+class _TinyCore:
     """Adds ``up @ core @ down``, the core a sum of fixed matrices, each times a number: ``sum(v[i] * P[i])``.
 
     Attributes:
@@ -64,7 +64,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     rank = min(subject.config.count("r", default=2), rows, columns)
     count = subject.config.count("u", default=64)
     return {
-        "weight": TinyCore(
+        "weight": _TinyCore(
             up=subject.stored("tinylora_B", rows, rank),
             down=subject.stored("tinylora_A", rank, columns),
             matrices=subject.stored("tinylora_P", count, rank, rank),

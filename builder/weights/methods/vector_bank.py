@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["UNILORA", "VBLORA", "BankedProduct", "Logits", "Picked", "Weights"]
+__all__ = ["UNILORA", "VBLORA"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Logits:
+class _Logits:
     """How much of each vector of a bank the pieces of a factor take, as logits.
 
     Attributes:
@@ -49,7 +49,7 @@ class Logits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Weights:
+class _Weights:
     """The same, as the few weights themselves, all but the last, with which they sum to 1.
 
     PEFT takes the logarithm of these weights in the adapter's dtype when it loads, which rounds them; here they are
@@ -78,7 +78,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BankedProduct:
+class _BankedProduct:
     """Adds ``up @ down``, whose pieces of one length are mixtures of the vectors of a bank.
 
     Attributes:
@@ -91,8 +91,8 @@ class BankedProduct:
     span: ClassVar[Span] = "element"
 
     bank: Stored
-    down: Logits | Weights
-    up: Logits | Weights
+    down: _Logits | _Weights
+    up: _Logits | _Weights
 
     def load(self, device: torch.device) -> LoadedEffect:
         """Put both factors together.
@@ -108,7 +108,7 @@ class BankedProduct:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picked:
+class _Picked:
     """Adds ``up @ down``, each element of which is an element of one vector, scaled.
 
     Attributes:
@@ -147,13 +147,13 @@ def _vblora(subject: Subject) -> Mapping[str, Effect]:
         raise subject.refused(min(subject.tensors), problem, "fold it into the model that it was trained on")
     kept = config.flag("save_only_topk_weights")
 
-    def pieces(leaf: str, *shape: int) -> Logits | Weights:
+    def pieces(leaf: str, *shape: int) -> _Logits | _Weights:
         if not kept:
-            return Logits(stored=subject.stored(leaf, *shape, vectors), top=top)
+            return _Logits(stored=subject.stored(leaf, *shape, vectors), top=top)
         places = subject.stored(f"{leaf}_topk_indices", *shape, top)
-        return Weights(places=places, stored=subject.stored(f"{leaf}_topk_weights", *shape, top - 1))
+        return _Weights(places=places, stored=subject.stored(f"{leaf}_topk_weights", *shape, top - 1))
 
-    product = BankedProduct(
+    product = _BankedProduct(
         bank=subject.common("vblora_vector_bank", vectors, length),
         down=pieces("vblora_logits_A", rank, columns // length),
         up=pieces("vblora_logits_B", rows // length, rank),
@@ -166,7 +166,7 @@ def _vblora(subject: Subject) -> Mapping[str, Effect]:
 def _unilora(subject: Subject) -> Mapping[str, Effect]:
     (rows, columns), rank = subject.shape, subject.config.count("r", default=4)
     return {
-        "weight": Picked(
+        "weight": _Picked(
             vector=subject.common("unilora_theta_d", subject.config.count("theta_d_length", default=256)),
             down=(
                 subject.stored("unilora_indices_A", rank, columns),

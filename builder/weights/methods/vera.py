@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["PVERA", "VERA", "Drawn", "Saved", "ScaledProjections"]
+__all__ = ["PVERA", "VERA", "Drawn"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
+class _Saved:
     """Projections in the adapter's file.
 
     Attributes:
@@ -80,7 +80,7 @@ def _draw(seed: int, *shapes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScaledProjections:
+class _ScaledProjections:
     """Adds ``diag(outer) @ B @ diag(inner) @ A``, of A and B what the module's shape needs.
 
     Attributes:
@@ -94,7 +94,7 @@ class ScaledProjections:
     additive: ClassVar[bool] = True
     span: ClassVar[Span] = "element"
 
-    projections: Saved | Drawn
+    projections: _Saved | Drawn
     inner: Stored
     outer: Stored
     rank: int
@@ -115,7 +115,7 @@ class ScaledProjections:
 def _effects(subject: Subject, *, prefix: str, parts: int) -> Mapping[str, Effect]:
     """Effects of VeRA, or with two parts, mean and variance, of PVeRA."""
     rank, (rows, columns) = subject.config.count("r", default=256), subject.shape
-    effect = ScaledProjections(
+    effect = _ScaledProjections(
         projections=_projections(subject, prefix, parts * rank, rank),
         inner=subject.stored(f"{prefix}_lambda_d", parts * rank),
         outer=subject.stored(f"{prefix}_lambda_b", rows),
@@ -125,11 +125,11 @@ def _effects(subject: Subject, *, prefix: str, parts: int) -> Mapping[str, Effec
     return {"weight": effect}
 
 
-def _projections(subject: Subject, prefix: str, height: int, rank: int) -> Saved | Drawn:
+def _projections(subject: Subject, prefix: str, height: int, rank: int) -> _Saved | Drawn:
     config, (rows, columns) = subject.config, subject.largest
     names = (f"{prefix}_A", f"{prefix}_B")
     if config.flag("save_projection", default=True):
-        return Saved(down=subject.common(names[0], height, columns), up=subject.common(names[1], rows, rank))
+        return _Saved(down=subject.common(names[0], height, columns), up=subject.common(names[1], rows, rank))
     if there := sorted(subject.shared.keys() & set(names)):
         problem = f"the adapter has {there[0]}, which save_projection = False says it has not"
         raise config.refused(problem, "save weights and configuration together")

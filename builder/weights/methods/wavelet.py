@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["WAVEFT", "SparseWavelets"]
+__all__ = ["WAVEFT"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SparseWavelets:
+class _SparseWavelets:
     """Adds ``scale * idwt2(coefficients)``, one level, or ``scale * coefficients``.
 
     Attributes:
@@ -132,7 +132,7 @@ def _effects(subject: Subject) -> Mapping[str, Effect]:
     if not isinstance(wavelet, str) or (wavelet and wavelet not in LOW_PASS):
         problem = f"wavelet_family = {wavelet!r} cannot be folded: PEFT has no filter of that name and its length"
         raise config.refused(problem, f"train with one of {', '.join(LOW_PASS)}")
-    effect = SparseWavelets(
+    effect = _SparseWavelets(
         coefficients=subject.stored("waveft_spectrum", _count(subject)),
         seed=config.seed("random_loc_seed", default=777),
         shape=(rows, columns),

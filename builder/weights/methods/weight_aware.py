@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from builder.weights.effect import Block, Effect, LoadedEffect, Span
     from builder.weights.stream import Stored
 
-__all__ = ["ACTIVATIONS", "DEFT", "PEANUT", "Injection", "WeightNetwork"]
+__all__ = ["ACTIVATIONS", "DEFT", "PEANUT"]
 
 _MATRIX = 2
 
@@ -63,7 +63,7 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Injection:
+class _Injection:
     """DEFT: ``weight + left @ (scale * injected - right.T @ base)``; it takes a subspace out and puts another one in.
 
     Attributes:
@@ -109,7 +109,7 @@ class _Injected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WeightNetwork:
+class _WeightNetwork:
     """PEANuT: adds what a small network makes of the columns of the base.
 
     It is ``scale * up @ h``, ``h`` from ``f(down @ base)`` by encoders ``h -> f(E @ h)`` and then as many decoders
@@ -176,7 +176,7 @@ def _deft(subject: Subject) -> Mapping[str, Effect]:
     if alone:
         subject.only("deft_P")
     return {
-        "weight": Injection(
+        "weight": _Injection(
             directions=subject.stored("deft_P", rows, rank),
             orthogonal=config.choice("decomposition_method", ("qr", "relu"), default="relu") == "qr",
             injected=None if alone else subject.stored("deft_R", rank, columns),
@@ -203,7 +203,7 @@ def _peanut(subject: Subject) -> Mapping[str, Effect]:
     )
     subject.only("peanut_A.weight", "peanut_B.weight", *encoders, *decoders)
     return {
-        "weight": WeightNetwork(
+        "weight": _WeightNetwork(
             down=subject.stored("peanut_A.weight", rank, rows),
             up=subject.stored("peanut_B.weight", rows, rank),
             encoders=tuple(subject.stored(leaf, rank, rank) for leaf in encoders),

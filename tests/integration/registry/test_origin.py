@@ -142,6 +142,21 @@ def test_a_rollback_while_the_origin_is_away(team: Team, call: Callable[..., tup
     assert "support#prod#4" not in git(team.root, "tag", "--list")
 
 
+def test_an_origin_that_takes_no_such_tag(team: Team, call: Callable[..., tuple[str, str]]) -> None:
+    """Exit code 7, with the words of whoever made the rule; no tag is left here that the origin does not have."""
+    hook = team.root.parent / "origin.git/hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho 'Tags are made by release managers.' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(DeniedError) as caught:
+        call("promote", "support@v1.0.0", "prod", "--push")
+    assert caught.value.what == (
+        "the origin refuses it (pre-receive hook declined): Tags are made by release managers."
+    )
+    assert caught.value.exit_code == 7
+    assert git(team.root, "tag", "--list", "support#*") == ""
+
+
 def test_no_origin_at_all(team: Team) -> None:
     git(team.root, "remote", "remove", "origin")
     said: list[str] = []

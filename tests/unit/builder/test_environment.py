@@ -84,3 +84,18 @@ def test_a_stage_that_gains_little_from_a_gpu_takes_one_only_when_asked() -> Non
         ("cuda", "much"),
         ("cuda", "little"),
     }
+
+
+def test_a_stage_that_names_its_device_itself_hides_no_gpu_from_the_next_one() -> None:
+    hidden = run(
+        "import json, os\n"
+        "os.environ.pop('CUDA_VISIBLE_DEVICES', None)\n"
+        "from builder.environment import prepare\n"
+        "from builder.runner import Runner\n"
+        "found = []\n"
+        "for gain in ('none', 'little', 'much'):\n"
+        "    prepare(Runner(device='cpu'), gain=gain)\n"
+        "    found.append(os.environ.get('CUDA_VISIBLE_DEVICES') == '')\n"
+        "print(json.dumps(found))"
+    )
+    assert hidden == [False, False, True]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def line(kind: str = "ssh-ed25519", inside: str = "", tail: bytes = bytes(32)) -> str:
     name = (inside or kind).encode()
-    return f"{kind} {base64.b64encode(len(name).to_bytes(4, 'big') + name + b'    ' + tail).decode()}"
+    fields = b"".join(len(field).to_bytes(4, "big") + field for field in (name, tail))
+    return f"{kind} {base64.b64encode(fields).decode()}"
 
 
 def test_no_rules() -> None:
@@ -59,6 +60,8 @@ def test_rules_that_cannot_be_read_are_no_rules_at_all(value: JSON, what: str) -
         line(inside="ssh-rsa"),  # says one kind and is another
         line().replace("A", "!"),
         line(tail=b""),
+        line()[:-16],  # cut off, as a copied line may be
+        line() + "AAAA",
         f'{line()}\nssh-ed25519 x\n* namespaces="git"',
         f'cert-authority,namespaces="git" {line()}',
     ],

@@ -41,7 +41,7 @@ def test_it_is_given_back_after_a_failure(tmp_path: Path) -> None:
         with locked(tmp_path / "a.lock"):
             raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011 - the one above
+    with pytest.raises(ValueError):
         fail()
     assert is_free(tmp_path / "a.lock")
 

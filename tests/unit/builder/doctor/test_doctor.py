@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.doctor.child import ask_module, ask_program
 from builder.doctor import remote
+from builder.doctor.child import ask_module, ask_program
 from builder.doctor.disk import judge_room
 from builder.doctor.dvc import read_settings, setting_findings
 from builder.doctor.finding import Finding
@@ -135,7 +135,11 @@ def test_a_remote(answer: dict[str, object] | str, must_write: bool, status: str
     [("storage", True, "warn"), ("storage", False, "ok"), ("quarantine", True, "ok"), ("quarantine", False, "fail")],
 )
 def test_a_builder_of_requests_writes_to_quarantine_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, writes: bool, status: str  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    writes: bool,  # noqa: FBT001
+    status: str,
 ) -> None:
     (tmp_path / ".dvc").mkdir()
     section = WELL[WELL.index("['remote") :].replace("storage", "quarantine")

@@ -35,7 +35,7 @@ def assembled(**facts: tuple[str, ...]) -> Assembled:
         request="1" * 40,
         main="2" * 40,
         base="2" * 40,
-        built="",
+        builds=(),
         commit="3" * 40,
         **{"taken": empty, "left": empty, "generated": empty, **facts},
     )
