@@ -15,7 +15,7 @@ from registry.history import Repository
 from registry.lock import Lock
 from registry.notes import notes_of
 from registry.origin import compare_with_origin
-from registry.record import Record, artifact_folder, git_record, lock_file, manifest_file
+from registry.record import Record, artifact_folder, artifact_record, git_record, lock_file, manifest_file
 from registry.refs import Version, parse
 from registry.releases import NewTag, Proposal, release_all
 from registry.remote import DvcRemote
@@ -259,15 +259,19 @@ def _records(root: Path, manifest: Manifest) -> Mapping[str, Record]:
 def _missing(
     root: Path, record: Record, source: DvcRemote, store: Store, say: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Files of the released artifact that the remote does not have."""
+    """What the remote lacks of a release: the record, which descriptors point at, the listing, or files."""
     path = lock_file(record.variant)
     text = (root / path).read_bytes() if (root / path).is_file() else b""
     try:
-        oid = Lock.parse(text, where=str(path)).output(str(artifact_folder(record.variant, record.stage))).md5
+        lock = Lock.parse(text, where=str(path))
+        oid = lock.output(str(artifact_folder(record.variant, record.stage))).md5
+        record_oid = lock.output(str(artifact_record(record.variant, record.stage))).md5
     except NotFoundError:  # never built, by the lock; that is said among the reasons of staleness
         return ()
-    if not source.exists([oid]):
-        return (f"the listing of {record.ref}",)
+    there = source.exists([oid, record_oid])
+    lost = () if record_oid in there else (f"the record of {record.ref}",)
+    if oid not in there:
+        return (*lost, f"the listing of {record.ref}")
     listing = Transfer((source,), store, say).read_listing(oid, record)
     there = source.exists(listing.values())
-    return tuple(file for file, object_id in listing.items() if object_id not in there)
+    return (*lost, *(file for file, object_id in listing.items() if object_id not in there))

@@ -2,6 +2,10 @@
 
 Content first, listing last: every object of the release is on the remote before its descriptor is, and that before the
 descriptor of a channel.
+
+Several may publish at once. A channel's number is that of the newest assignment that the origin has right before it is
+signed; after it is written, it is read again, and the origin asked again: of two who write at the same time, the one
+with the older state finds that out, and says so instead of ending well.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from registry.digest import digest_bytes
 from registry.envelope import opened, seal
 from registry.errors import ConflictError, DeniedError, InvalidError, RefusedError
 from registry.lock import content_md5
+from registry.mainline import check_on_main
+from registry.origin import compare_with_origin
 from registry.refs import Channel, Version
 from registry.resolve import resolve
 from registry.signers import read_published
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry.history import Repository
+    from registry.published import Assignment
     from registry.remote import Source
     from registry.remote_files import RemoteFiles
     from registry.store import Store
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Publisher", "describe"]
 
 _ENVELOPE = 2  # as for who reads it
+_TRIES = 3  # writes of a descriptor that somebody else with an older state overwrites
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +84,9 @@ def describe(repository: Repository, ref: Version | Channel, publisher: Publishe
 
     Raises:
         NotFoundError: There is no such release, or the channel points at nothing.
-        RefusedError: The remote lacks bytes of the release.
-        ConflictError: The remote has a descriptor of ours with a higher sequence number, or of another artifact.
+        RefusedError: The remote lacks bytes of the release, or its commit is not on the main branch.
+        ConflictError: The remote has a descriptor of ours with a higher sequence number, or of another artifact; or the
+            channel was moved in the meantime.
         DeniedError: A key cannot be used, or the remote cannot be written.
         TransportError: The remote does not answer.
         Error: The release is not proven: what :func:`registry.resolve.resolve` raises.
@@ -85,13 +94,14 @@ def describe(repository: Repository, ref: Version | Channel, publisher: Publishe
     for key in publisher.keys:
         public_key_of(key)  # refuse before anything is read
     if isinstance(ref, Version):
-        return _describe_release(ref, resolve(repository, ref), publisher)[1]
+        return _describe_release(ref, _resolve_on_main(repository, ref), publisher)[1]
     published = read_published(repository, ref.variant)
     release, assignment = published.channel(ref), published.current(ref)
     assert assignment is not None  # noqa: S101 - else the channel would point at nothing
     version = Version(release.variant, release.version)
-    found = resolve(repository, version)
+    found = _resolve_on_main(repository, version)
     descriptor, written = _describe_release(version, found, publisher)
+    _check_newest(repository, ref, assignment, publisher, written="")
     channel = ChannelDescriptor(
         ref=ref,
         sequence=assignment.number,
@@ -102,9 +112,42 @@ def describe(repository: Repository, ref: Version | Channel, publisher: Publishe
         valid_until=now + timedelta(days=publisher.valid_days),
     )
     path = channel_path(ref)
-    _check_rising(channel, path, publisher)
-    publisher.files.write(path, seal(channel.to_bytes(), publisher.keys))
+    _write_channel(channel, path, publisher)
+    _check_newest(repository, ref, assignment, publisher, written=path)
     return (*written, path)
+
+
+def _resolve_on_main(repository: Repository, ref: Version) -> Found:
+    found = resolve(repository, ref)
+    check_on_main(f"{ref} is not described", found.off_main)
+    return found
+
+
+def _check_newest(
+    repository: Repository, ref: Channel, assignment: Assignment, publisher: Publisher, *, written: str
+) -> None:
+    """See that a channel's assignment is the newest still, by the origin's tags and by those here.
+
+    Args:
+        repository: Where the tags are.
+        ref: The channel.
+        assignment: What its descriptor is made of.
+        publisher: Who publishes.
+        written: What was written of it already; empty where nothing was.
+    """
+    again = f"`git fetch --tags` and `varietal describe '{ref}'` again"
+    mend = f"{written} says the older state until then: {again}" if written else f"{again}; nothing was written of it"
+    try:
+        compare_with_origin(repository, [ref.variant], publisher.say)
+    except ConflictError as error:
+        raise ConflictError(error.what, where=error.where, mend=mend) from error
+    current = read_published(repository, ref.variant).current(ref)
+    if current is None or (current.ref, current.id) != (assignment.ref, assignment.id):
+        raise ConflictError(
+            f"{ref} was moved in the meantime: {current.ref if current is not None else 'nothing'} is its newest tag",
+            where=assignment.ref,
+            mend=mend,
+        )
 
 
 def _describe_release(ref: Version, found: Found, publisher: Publisher) -> tuple[ReleaseDescriptor, tuple[str, ...]]:
@@ -169,11 +212,25 @@ def _listing(found: Found, objects: Mapping[str, str], publisher: Publisher) -> 
     return DescribedFile(path=LISTING, size_bytes=size_bytes, digest=found.record.artifact.listing, oid=oid)
 
 
-def _check_rising(channel: ChannelDescriptor, path: str, publisher: Publisher) -> None:
-    """Hosts refuse a lower number than they saw, so one is never published."""
+def _write_channel(channel: ChannelDescriptor, path: str, publisher: Publisher) -> None:
+    """Write it, and see that it stands: what an older state overwrote is written again."""
+    _check_rising(channel, path, publisher)
+    for _ in range(_TRIES):
+        publisher.files.write(path, seal(channel.to_bytes(), publisher.keys))
+        if _check_rising(channel, path, publisher) == channel.sequence:
+            return
+    raise ConflictError(
+        f"the descriptor of {channel.ref} was overwritten {_TRIES} times while it was written",
+        where=f"{publisher.files.name}: {path}",
+        mend="find out who else writes there, and describe again",
+    )
+
+
+def _check_rising(channel: ChannelDescriptor, path: str, publisher: Publisher) -> int:
+    """Hosts refuse a lower number than they saw, so one is never published; the number that is there, 0 for none."""
     there, _ = _signed_by_us(path, MAX_CHANNEL_BYTES, publisher)
     if there is None:
-        return
+        return 0
     old = ChannelDescriptor.from_bytes(there, channel.ref, where=path)
     same = old.sequence == channel.sequence and old.artifact_digest != channel.artifact_digest
     if old.sequence > channel.sequence or same:
@@ -182,6 +239,7 @@ def _check_rising(channel: ChannelDescriptor, path: str, publisher: Publisher) -
             where=f"{publisher.files.name}: {path}",
             mend="`git fetch --tags`; if no tag is missing, promote the version once more, which takes a new number",
         )
+    return old.sequence
 
 
 def _signed_by_us(path: str, max_bytes: int, publisher: Publisher) -> tuple[bytes | None, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import ConflictError, DeniedError, TransportError
+from registry.file_lock import locked
 from registry.history import Repository, last_line, run_git, without_secrets
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def mirror(url: str, cache: Path, *, refresh: bool = True) -> Repository:
     """
     folder = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.git"
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             _clone(url, folder)
         elif refresh:
@@ -104,11 +104,3 @@ def _talk(arguments: Sequence[str], url: str) -> bytes:
     if _DENIED.search(text):
         raise DeniedError(f"git: {last_line(done.stderr)}", where=where, mend="check the credentials that git uses")
     raise TransportError(f"git: {last_line(done.stderr)}", where=where, mend="check the URL and the network")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel gives back when this process ends."""
-    with path.open("w", encoding="ascii") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

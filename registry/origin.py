@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.errors import ConflictError, MachineError, TransportError
+from registry.errors import ConflictError, MachineError
 from registry.history import last_line
+from registry.push_refusal import already_there, push_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,21 +71,24 @@ def push_tags(repository: Repository, names: Sequence[str]) -> None:
 
     Raises:
         ConflictError: The origin has a tag of one of these names.
-        TransportError: The origin does not answer, or takes no tags from you.
+        DeniedError: A rule or a hook of the origin lets you push no such tag, or it refuses the credentials.
+        TransportError: The origin does not answer.
     """
     refs = [f"refs/tags/{name}:refs/tags/{name}" for name in names]
     done = repository.ask("push", "--quiet", "--atomic", "--", _ORIGIN, *refs, timeout_s=_PUSH_S)
     if done.returncode == 0:
         return
-    text = done.stderr.decode(errors="replace")
-    if "already exists" in text:
+    if already_there(done.stderr):
         raise ConflictError(
             f"the origin has one of these already: {', '.join(names)}",
             where="git push",
             mend="`git fetch --tags`, look at what is new, and try again",
         )
-    raise TransportError(
-        f"git: {last_line(done.stderr)}", where="git push", mend="check the network, and that you may push tags"
+    raise push_refusal(
+        done.stderr,
+        where="git push",
+        denied="ask whoever runs the origin who may push such tags; nothing is left here",
+        away="check the network and `git remote get-url origin`",
     )
 
 

@@ -2,12 +2,14 @@
 
 A tag's message is read when it is asked for, so a broken one hinders nobody who asks for another. Releases that GTO
 made are read too; their messages promise nothing, so they cannot be verified or pulled. Assignments are ordered by
-their number, whatever the clocks said; those that a :class:`Judge` refuses are stepped over.
+their number, whatever the clocks said, and of one number the one that takes the channel back comes last; those that a
+:class:`Judge` refuses are stepped over.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from registry.errors import ConflictError, InvalidError, NotFoundError
@@ -85,8 +87,9 @@ class Assignment:
 
     @property
     def ref(self) -> str:
-        """``variant#channel#number``, the name of the tag."""
-        return f"{self.variant}#{self.channel}#{self.number}"
+        """The tag's whole name: ``variant#channel#number``, or GTO's ``variant#channel!#number``."""
+        name = TagName(variant=self.variant, channel=self.channel, number=self.number, withdrawn=self.withdrawn)
+        return str(name)
 
     def aim(self) -> Aim:
         """What the tag's message says; where GTO made it, what its commit says.
@@ -160,7 +163,8 @@ class Published:
         return cls(
             releases=ordered,
             assignments={
-                variant: tuple(sorted(found, key=lambda one: one.number)) for variant, found in assignments.items()
+                variant: tuple(sorted(found, key=lambda one: (one.number, one.withdrawn)))
+                for variant, found in assignments.items()
             },
             withdrawn=frozenset(
                 Version(name.variant, name.version) for name, _ in named if name.version and name.withdrawn
@@ -235,7 +239,7 @@ class Published:
     def refused(self, ref: Channel) -> tuple[str, ...]:
         """What does not count of the assignments after the current one: tag and reason, newest first."""
         current = self.current(ref)
-        newer = [one for one in self.of_channel(ref)[::-1] if current is None or one.number > current.number]
+        newer = [*takewhile(lambda one: current is None or one.ref != current.ref, self.of_channel(ref)[::-1])]
         reasons = zip(newer, self.judge.refusals(newer), strict=True)
         return tuple(f"{one.ref} does not count: {reason}" for one, reason in reasons)
 

@@ -229,6 +229,7 @@ def report_proof(found: Found, folder: str, steps: Sequence[str], *, signed: boo
         "version": found.version or None,
         "artifact_digest": str(found.record.artifact.digest),
         "folder": folder or None,
+        "on_main": not found.off_main if found.version else None,
         "tag_signature_verified": signed,
         "steps": [*found.steps, *steps],
         "warnings": [*found.warnings],

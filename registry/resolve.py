@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from registry.errors import ConflictError, DigestMismatchError, Error, NotFoundError
+from registry.mainline import off_main
 from registry.record import git_record
 from registry.refs import ByDigest, Channel, Ref, Stage, Version
 from registry.signers import read_published
@@ -31,20 +32,27 @@ def resolve(repository: Repository, ref: Ref) -> Found:
     """
     match ref:
         case Version():
-            return prove(repository, _release_place(ref, read_published(repository, ref.variant).release(ref)))
+            release = read_published(repository, ref.variant).release(ref)
+            return prove(repository, _release_place(repository, ref, release))
         case Channel():
             published = read_published(repository, ref.variant)
-            found = prove(repository, _release_place(ref, published.channel(ref)))
-            return replace(found, warnings=published.refused(ref))
+            found = prove(repository, _release_place(repository, ref, published.channel(ref)))
+            return replace(found, warnings=(*published.refused(ref), *found.warnings))
         case Stage():
             return prove(repository, _stage_place(repository, ref))
         case ByDigest():
             return _by_digest(repository, ref)
 
 
-def _release_place(ref: Ref, release: Release) -> Place:
-    stage = release.promise().stage
-    return Place(ref=ref, variant=release.variant, stage=stage, commit=release.commit, release=release)
+def _release_place(repository: Repository, ref: Ref, release: Release) -> Place:
+    return Place(
+        ref=ref,
+        variant=release.variant,
+        stage=release.promise().stage,
+        commit=release.commit,
+        release=release,
+        off_main=off_main(repository, release.commit),
+    )
 
 
 def _stage_place(repository: Repository, ref: Stage) -> Place:

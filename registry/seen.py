@@ -6,19 +6,18 @@ address and of one of the keys, and two publishers with a channel of one name do
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from registry.canonical import JSON, decode, pretty
 from registry.descriptor import ChannelDescriptor, Sighting, check_newer
 from registry.errors import InvalidError
+from registry.file_lock import locked
 from registry.store import disk_errors
 from registry.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from registry.ssh_key import PublicKey
@@ -47,7 +46,7 @@ class Seen:
         """
         path = self._folder / descriptor.ref.variant / f"{descriptor.ref.channel}.json"
         names = [key.fingerprint for key in trusted]
-        with disk_errors(path), _locked(path):
+        with disk_errors(path), locked(path.with_suffix(".lock")):
             seen = _read(path)
             check_newer(descriptor, [seen[name] for name in names if name in seen], where=where)
             now = Sighting(sequence=descriptor.sequence, artifact_digest=descriptor.artifact_digest)
@@ -91,11 +90,3 @@ def _write(path: Path, seen: dict[str, Sighting]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     new.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w", encoding="ascii") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -70,13 +70,16 @@ def read_channel_rules(repository: Repository) -> dict[str, ChannelRule]:
 
 
 class Signers:
-    """Judges assignments of one repository; each tag is asked about once."""
+    """Judges assignments of one repository; each tag is asked about once.
+
+    What is known is known of an object under a name: two tags never share a judgement, however alike they look.
+    """
 
     def __init__(self, repository: Repository) -> None:
         """Nothing is read yet."""
         self._repository = repository
         self._rules: Mapping[str, ChannelRule] | None = None
-        self._known: dict[str, str] = {}
+        self._known: dict[tuple[str, str], str] = {}
 
     @property
     def rules(self) -> Mapping[str, ChannelRule]:
@@ -92,22 +95,27 @@ class Signers:
             NotFoundError: No main branch is known.
             InvalidError: The rules cannot be read.
         """
-        unknown = [one for one in assignments if one.ref not in self._known]
+        unknown = [one for one in assignments if _tag(one) not in self._known]
         for channel in {one.channel for one in unknown}:
             self._judge(channel, [one for one in unknown if one.channel == channel])
-        return [self._known[one.ref] for one in assignments]
+        return [self._known[_tag(one)] for one in assignments]
 
     def _judge(self, channel: str, assignments: Sequence[Assignment]) -> None:
         rule = self.rules.get(channel)
         if rule is None:
-            self._known |= dict.fromkeys((one.ref for one in assignments), "")
+            self._known |= dict.fromkeys(map(_tag, assignments), "")
             return
         signed = {one.ref: one.id for one in assignments if one.signed}
         verified = _verified(self._repository, signed, rule)
         for one in assignments:
             unsigned = "" if one.signed else "its tag is not signed, and the channel is protected"
             foreign = "" if one.ref in verified else f"none of the promoters signed it: {', '.join(rule.promoters)}"
-            self._known[one.ref] = unsigned or foreign
+            self._known[_tag(one)] = unsigned or foreign
+
+
+def _tag(assignment: Assignment) -> tuple[str, str]:
+    """The tag of an assignment: its whole name, and the object that has it."""
+    return assignment.ref, assignment.id
 
 
 def create_assignment(repository: Repository, tag: NewTag, channel: str) -> None:

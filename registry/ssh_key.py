@@ -25,6 +25,7 @@ KEY_PATTERN = rf"(?:{_ANY_KIND}) [A-Za-z0-9+/]{{32,4000}}={{0,2}}(?: [!-~]{{1,25
 """One line of a `.pub` file, its comment at most one word."""
 
 _MAX_KEYS = 64
+_LENGTH_BYTES = 4
 _MEND = "copy the line of the `.pub` file that `ssh-keygen -t ed25519` made"
 
 
@@ -78,10 +79,16 @@ def read_keys(text: str, *, where: str) -> tuple[PublicKey, ...]:
 
 
 def _names_itself(kind: str, blob: str) -> bool:
-    """Whether the key inside is of the kind that its line says."""
+    """Whether a whole key is inside, of the kind that its line says: fields, each with its length before it."""
     try:
         data = base64.b64decode(blob, validate=True)
     except (binascii.Error, ValueError):
         return False
-    name = kind.encode()
-    return data.startswith(len(name).to_bytes(4, "big") + name) and len(data) > len(name) + 8
+    fields: list[bytes] = []
+    while len(data) > _LENGTH_BYTES:
+        end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+        fields.append(data[_LENGTH_BYTES:end])
+        if end > len(data) or not fields[-1]:
+            return False
+        data = data[end:]
+    return not data and len(fields) > 1 and fields[0] == kind.encode()

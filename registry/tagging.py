@@ -28,9 +28,9 @@ def make_tags(
 
     Raises:
         ConflictError: One exists, here or at the origin.
-        DeniedError: One may not be made with the key that git signs with.
+        DeniedError: One may not be made with the key that git signs with, or the origin lets you push none.
         MachineError: git cannot make or sign one.
-        TransportError: The origin does not take them.
+        TransportError: The origin does not answer.
     """
     made: list[NewTag] = []
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from registry.artifact import LISTING, Artifact
 from registry.digest import digest_file
 from registry.errors import ConflictError, DigestMismatchError, InvalidError, NotFoundError
+from registry.file_lock import locked
 from registry.store import disk_errors, sync_folder
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def folder_beside(target: Path) -> Iterator[Path]:
     parent, prefix = target.parent, f".{target.name}.pull-"
     with disk_errors(parent):
         _make_parent(parent)
-        with _locked(parent):  # while this is held, every folder of a living pull is locked
+        with locked(parent):  # while this is held, every folder of a living pull is locked
             _remove_left_over(parent, prefix)
             folder = parent / f"{prefix}{secrets.token_hex(4)}"
             folder.mkdir()
@@ -109,16 +110,6 @@ def _make_parent(parent: Path) -> None:
         raise ConflictError(
             "a file is where a folder should be", where=str(parent), mend="choose another folder"
         ) from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_left_over(parent: Path, prefix: str) -> None:

@@ -2,7 +2,8 @@
 
 Of a place in git (a release, or a stage at a commit or in the work tree):
 
-1. A channel leads to the release that its last assignment names, on one and the same commit; a release to a commit.
+1. A channel leads to the release that its last assignment names, on one and the same commit; a release to a commit,
+   and it is said whether that is on the main branch: if not, nothing is promoted or described by it.
    Where the channel is protected, an assignment counts only if a promoter signed it (:mod:`registry.signers`).
 2. That commit, or the work tree, has the record of the stage: the copy that git keeps.
 3. The record is canonical JSON of its schema; its action digest and artifact digest follow from its content.
@@ -55,6 +56,7 @@ class Place:
         stage: The stage.
         commit: The commit; empty for the work tree.
         release: The release, where the ref is one or led to one.
+        off_main: Why a release cannot be said to be on the main branch; empty where it is on it.
     """
 
     ref: Ref
@@ -62,6 +64,7 @@ class Place:
     stage: str
     commit: str
     release: Release | None
+    off_main: str = ""
 
     def where(self, path: PurePosixPath) -> str:
         """A file at this place, for messages."""
@@ -80,7 +83,8 @@ class Found:
         record_bytes: Its bytes, as git and DVC have them.
         listing_oid: DVC's name of the listing of the artifact's folder, ``<md5>.dir``.
         steps: What was shown, one line a step.
-        warnings: What was stepped over on the way to the release.
+        warnings: What was stepped over on the way to the release, and that the release is not on the main branch.
+        off_main: Why a release cannot be said to be on the main branch; empty where it is on it.
     """
 
     ref: Ref
@@ -91,6 +95,7 @@ class Found:
     listing_oid: str
     steps: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    off_main: str = ""
 
 
 def prove(repository: Repository, place: Place) -> Found:
@@ -134,6 +139,8 @@ def prove(repository: Repository, place: Place) -> Found:
         record_bytes=data,
         listing_oid=listing_oid,
         steps=steps,
+        warnings=(f"{place.release.ref}: {place.off_main}",) if place.release is not None and place.off_main else (),
+        off_main=place.off_main,
     )
 
 
@@ -171,7 +178,7 @@ def prove_folder(record: Record, folder: Path) -> tuple[str, ...]:
 
 def _describe(place: Place) -> str:
     if place.release is not None:
-        return f"{place.release.ref}, commit {place.commit}"
+        return f"{place.release.ref}, commit {place.commit}; {place.off_main or 'it is on the main branch'}"
     return f"in commit {place.commit}" if place.commit else "in the work tree"
 
 

@@ -9,8 +9,8 @@ from builder.compiled import write_pipelines
 from builder.start.mentions import folder_of, mentions
 from builder.start.variant import check_committed, find_variant, remove_folder
 from registry.errors import ConflictError, RefusedError
-from registry.published import Published
 from registry.record import manifest_file
+from registry.signers import read_published
 
 if TYPE_CHECKING:
     from registry.canonical import JSON
@@ -52,7 +52,7 @@ def remove(repository: Repository, variant: str, *, force: bool) -> Removed:
         force: Remove it although a channel points at a release of it.
 
     Raises:
-        NotFoundError: There is no such variant, or no commit.
+        NotFoundError: There is no such variant, no commit, or no main branch that says which assignments count.
         ConflictError: Another manifest is made from it.
         RefusedError: A channel points at it, or it has changes that are not committed.
         InvalidError: A manifest is at fault.
@@ -67,7 +67,7 @@ def remove(repository: Repository, variant: str, *, force: bool) -> Removed:
             where=folder_of(variant),
             mend="let them start from a release of it, {variant: NAME@VERSION, digest: ...}, or remove them first",
         )
-    published = Published.read(repository.tags(f"{variant}@*", f"{variant}#*", messages=True))
+    published = read_published(repository, variant)
     channels = published.channels(variant)
     if channels and not force:
         raise RefusedError(

@@ -36,24 +36,26 @@ def publish(
     """Write the descriptors of these refs; returns the paths on the remote that were written.
 
     Raises:
-        Error: What :func:`registry.describe.describe` raises.
+        Error: What :func:`registry.describe.describe` and :func:`registry.main_settings.main_settings` raise.
     """
     from datetime import UTC, datetime
 
     from registry.describe import Publisher, describe
+    from registry.main_settings import main_settings
     from registry.remote import DvcRemote
     from registry.remote_files import RemoteFiles
 
-    publisher = Publisher(
-        source=DvcRemote(repository.root, remote),
-        files=RemoteFiles(repository.root, remote),
-        store=open_store(),
-        keys=keys,
-        valid_days=valid_days,
-        say=say,
-    )
-    now = datetime.now(UTC)
-    return [path for ref in refs for path in describe(repository, ref, publisher, now)]
+    with main_settings(repository) as root:
+        publisher = Publisher(
+            source=DvcRemote(root, remote),
+            files=RemoteFiles(root, remote),
+            store=open_store(),
+            keys=keys,
+            valid_days=valid_days,
+            say=say,
+        )
+        now = datetime.now(UTC)
+        return [path for ref in refs for path in describe(repository, ref, publisher, now)]
 
 
 def _describe(

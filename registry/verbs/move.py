@@ -96,7 +96,12 @@ def _move(
     valid_days: int,
     json: bool,
 ) -> None:
-    """Tag, push, describe, in this order."""
+    """Tag, push, describe, in this order; only what is on the main branch.
+
+    Raises:
+        RefusedError: The release is not on it.
+    """
+    from registry.mainline import check_on_main, off_main
     from registry.origin import compare_with_origin
     from registry.report import Report, report_tag
     from registry.signers import create_assignment, read_published
@@ -108,6 +113,7 @@ def _move(
     for line in published.refused(channel):
         say(line)
     tag = decide(published)
+    check_on_main(f"{channel} is not moved", off_main(repository, tag.commit))
     make_tags(repository, [tag], push=push, create=lambda one: create_assignment(repository, one, channel.channel))
     report = report_tag(tag)
     if not push:

@@ -143,6 +143,7 @@ def test_a_tree_is_put_back_before_its_next_use(forge: Forge, tmp_path: Path) ->
     (root / "models/calm/artifacts/final/dvc.yaml").write_text("stages: {a: {cmd: touch pwned}}\n")
     (root / "data/evil.dvc").write_text("cmd: touch pwned\n")
     (root / ".dvc/plugins").mkdir()
+    (root / ".dvc/plugins/x.py").write_text("evil")
     (root / "deep").symlink_to(tmp_path)
     (root / ".varietal/runner.yaml").write_text("environment: [GH_TOKEN]\n")
     kept = {path: (root / path).read_bytes() for path in ("models/calm/dvc.lock", "models/calm/records/tone.json")}
@@ -155,7 +156,7 @@ def test_a_tree_is_put_back_before_its_next_use(forge: Forge, tmp_path: Path) ->
     for path in (
         "models/calm/artifacts/final/dvc.yaml",
         "data/evil.dvc",
-        ".dvc/plugins",
+        ".dvc/plugins/x.py",
         "deep",
         ".varietal/runner.yaml",
     ):
@@ -214,3 +215,20 @@ def test_why_git_failed_is_told_by_class(
 def test_a_fetch_that_fails_is_the_networks_fault(forge: Forge) -> None:
     with pytest.raises(TransportError):
         plumbing(forge.runner, "fetch", "--quiet", "../nowhere")
+
+
+def test_a_repository_of_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
+    forge = Forge.make(tmp_path)
+    assert len(git(forge.runner, "rev-parse", "HEAD").strip()) == 64
+    assembled = built(forge)
+    assert publish(forge, assembled)[0] == 0
+    assert forge.assemble(assembled.request).builds
+    git(forge.runner, "checkout", "--quiet", "-b", "mine")
+    write_built(forge.runner, "support", {"tone": b"one", "final": b"two"})
+    assert forge.call("publish").returncode == 0
+    (forge.runner / "models/support/records/final.json").unlink()
+    write_built(forge.runner, "support", {"tone": b"one"})
+    done = forge.call("publish")
+    assert done.returncode == 0, done.stderr
+    assert git(forge.runner, "status", "--porcelain") == ""

@@ -1,7 +1,8 @@
-"""What runners keep at the origin for the next build and for the gate: found again, however it was merged, and dropped."""
+"""What runners keep at the origin for builds and the gate: found again, however it was merged, and dropped."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -179,8 +180,6 @@ def test_trees_of_requests_that_are_over_go(forge: Forge) -> None:
     old = time.time() - 31 * 86_400
     os.utime(place / STATE_FILE, (old, old))
     with (place / ".varietal/build.lock").open("w") as lock:
-        import fcntl
-
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert retire_trees(forge.repository, keep=second) == ()
     assert retire_trees(forge.repository, keep=second) == (first,)

@@ -32,6 +32,7 @@ schema: 1
 base: tiny
 stages:
   final: {kind: cast, from: base, dtype: float32}
+  half: {kind: cast, from: base, dtype: float16}
 release: final
 checks: []
 """
@@ -292,8 +293,9 @@ def test_a_request_goes_from_plan_to_release(begun: Team, tmp_path: Path) -> Non
     _promote(loop, main)
     _release(loop)
 
-    # Another request on what was released, on a machine that has nothing of it.
+    # Another request on what was released, on a machine that has nothing of it; quarantine forgot it, too.
     shutil.rmtree(tmp_path / "machine")
+    shutil.rmtree(loop.place / "quarantine")
     request = loop.declare("widen-support", support=SUPPORT.replace("release: final", WIDER))
     published = loop.build_and_publish(request, "widen-support", loop.team.must("git", "rev-parse", "main").out.strip())
     assert merged != published
@@ -384,16 +386,21 @@ def _release(loop: Loop) -> None:
     )
 
 
-def test_nothing_is_installed_before_it_is_said_from_where(begun: Team, tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("# varietal == 1\n")
-    text = (begun.root / ".github/workflows/check.yml").read_text()
-    (line,) = re.findall(r"run: (awk .*)", text)[:1]
-    answer = Team(root=tmp_path).call("sh", "-e", "-c", line)
+def test_what_no_file_can_give_is_told_and_nothing_is_installed_before_it_is_said_from_where(
+    begun: Team, tmp_path: Path
+) -> None:
+    team = Team(root=tmp_path)
+    said = team.must("varietal", "init", ".", "--ci", "github", "--ci", "gitlab").err
+    assert "OWNER/REPOSITORY/.github/workflows/build.yml@refs/heads/main" in said
+    assert "require approval for all outside collaborators" in said
+    assert "mark it protected" in said
+    line = re.findall(r"run: (awk .*)", (tmp_path / ".github/workflows/check.yml").read_text())[0]
+    answer = team.call("sh", "-e", "-c", line)
     assert (answer.code, answer.out) == (
         1,
         "write into requirements.txt where varietal comes from, as the comment in it says\n",
     )
-    assert Team(root=begun.root).call("sh", "-e", "-c", line).code == 0
+    begun.must("sh", "-e", "-c", line)
 
 
 def test_only_protected_channels_are_renewed(begun: Team, tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ class _Field:
         manifests: Documents by variant.
         params: The document of params.yaml.
         history: Manifests as they were, to go back to.
-        ran: Stages whose commands DVC ran.
         left: Kinds of edits that are still to come in this round.
     """
 
@@ -104,7 +103,6 @@ class _Field:
     manifests: dict[str, dict[str, Any]]
     params: dict[str, Any]
     history: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    ran: list[Address] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def write(self) -> None:
@@ -144,7 +142,6 @@ class _Field:
             copy_records(self.root, variant, stages, prune=not words[4:])
         else:
             plant_stage(self.root, graph[Address(variant=variant, stage=stage)])
-            self.ran.append(Address(variant=variant, stage=stage))
 
     # Edits
 
