@@ -42,7 +42,12 @@ class Begun:
 
 
 def init(
-    root: Path, bases: Mapping[str, tuple[str, Digest]], *, remote: str = "", hosts: Iterable[Host] = ("github",)
+    root: Path,
+    bases: Mapping[str, tuple[str, Digest]],
+    *,
+    remote: str = "",
+    hosts: Iterable[Host] = ("github",),
+    tool: str = "",
 ) -> Begun:
     """Lay out a repository; nothing is committed.
 
@@ -52,14 +57,15 @@ def init(
         bases: Path from the root, and digest, of each base by name.
         remote: URL or path of the default DVC remote; empty for a folder beside the repository.
         hosts: Whose workflows to write.
+        tool: Where workflows install the tool from, pinned by sha256 in pip's form; empty leaves it to be written.
 
     Raises:
         ConflictError: A file that would be written is there, one where the folder should be, a git repository around
             the folder, or another remote than was asked for; nothing was written.
-        InvalidError: The remote's URL cannot be kept in git.
+        InvalidError: The remote's URL cannot be kept in git, or the tool is not pinned.
         MachineError: git or DVC is missing or failed.
     """
-    files = layout(bases, hosts, name=root.resolve().name)
+    files = layout(bases, hosts, name=root.resolve().name, tool=tool)
     has_dvc = (root / ".dvc").exists()
     _check(root, files.needed, files.ignored)
     if has_dvc and remote:

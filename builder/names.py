@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from builder.shapes import Text
+from builder.shapes import Text, unexpected
 from registry.digest import Digest
-from registry.ssh_key import KEY_PATTERN
+from registry.errors import InvalidError
+from registry.ssh_key import KEY_PATTERN, PublicKey
+
+if TYPE_CHECKING:
+    from builder.shapes import Reading
+    from registry.canonical import JSON
+    from registry.yaml12 import KeyPath
 
 __all__ = [
     "BASE",
@@ -109,9 +116,27 @@ Release: TypeAlias = Annotated[
         max_length=128,
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KeyText(Text):
+    """A public key: of the right form, and one inside too, which no pattern tells."""
+
+    def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
+        """The line as it stands."""
+        before = len(reading.faults)
+        found = Text.read(self, value, path, reading)
+        if len(reading.faults) == before:
+            try:
+                PublicKey.parse(str(found), where="")
+            except InvalidError:
+                return unexpected(self, value, path, reading, self.mend)
+        return found
+
+
 SshKey: TypeAlias = Annotated[
     str,
-    Text(
+    _KeyText(
         pattern=KEY_PATTERN,
         expected="an SSH public key",
         mend="copy the line of the `.pub` file that `ssh-keygen -t ed25519` made; its comment may be one word",

@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["examine"]
 
 
-def examine(repository: Repository, store: Path, *, build: bool) -> Iterator[Finding]:
+def examine(repository: Repository, store: Path, *, build: bool, request: bool = False) -> Iterator[Finding]:
     """Every finding, as it is made.
 
     Args:
         repository: The repository.
         store: Folder of the local content store.
         build: Whether this machine shall build; else what only a build needs is no failure.
+        request: Whether it shall build requests: their bytes go to quarantine, and nowhere else.
     """
     root = repository.root
     looks: dict[str, Callable[[], Iterable[Finding]]] = {
         "git": partial(git_findings, repository),
         "DVC": partial(dvc_findings, root, build=build),
-        "remotes": partial(remote_findings, root, build=build),
+        "remotes": partial(remote_findings, root, build=build, request=request),
         "disk": partial(disk_findings, root, store),
         "GPU": partial(gpu_findings, root, build=build),
         "packages": partial(package_findings, root, build=build),

@@ -71,11 +71,11 @@ def judge_versions(found: Mapping[str, str], tested: Mapping[str, str], *, build
 
 
 def _tool_findings(root: Path) -> Iterator[Finding]:
-    path = root / "requirements.txt"
-    pinned = pins(path.read_text(encoding="utf-8")).get("varietal", "") if path.is_file() else ""
+    files = [root / name for name in ("constraints.txt", "requirements.txt")]  # the latter may name a file by its URL
+    pinned = pins("".join(path.read_text(encoding="utf-8") for path in files if path.is_file())).get("varietal", "")
     if pinned and pinned != __version__:
         said = f"{__version__}, the repository pins {pinned}"
-        yield poor("varietal", said, "pip install -r requirements.txt -c constraints.txt")
+        yield poor("varietal", said, "pip install --require-hashes --no-deps -r requirements.txt")
     else:
         yield good("varietal", f"{__version__}{', as the repository pins it' if pinned else ''}")
     found = revisions(load(root).project)

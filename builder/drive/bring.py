@@ -13,8 +13,8 @@ from builder.graph import Address, build_graph
 from builder.load import load
 from builder.request.arrive import bring
 from builder.terminal import say
-from registry.cli import open_store
 from registry.errors import Error
+from registry.terminal import open_store
 
 __all__: list[str] = []
 

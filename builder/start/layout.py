@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.kinds import KINDS
 from builder.pipeline import BASES_PIPELINE, ROOT_PIPELINE
-from builder.start.packaged import constraints, requirements, template
+from builder.start.packaged import constraints, own_pin, requirements, template
 from builder.start.schemas import PARAMS_SCHEMA, schema_line, schema_texts
 from builder.start.workflows import Host, workflow_texts
 
@@ -58,13 +58,17 @@ class Layout:
     ignored: Mapping[str, str]
 
 
-def layout(bases: Mapping[str, tuple[str, Digest]], hosts: Iterable[Host], *, name: str) -> Layout:
+def layout(bases: Mapping[str, tuple[str, Digest]], hosts: Iterable[Host], *, name: str, tool: str) -> Layout:
     """The files of a new repository.
 
     Args:
         bases: Path from the root, and digest, of each base by name.
         hosts: Whose workflows to write.
         name: What the repository is called in its README.
+        tool: Where the tool is installed from, in pip's form; empty where nobody has said so.
+
+    Raises:
+        InvalidError: That is not pinned by sha256.
     """
     return Layout(
         needed={
@@ -77,8 +81,8 @@ def layout(bases: Mapping[str, tuple[str, Digest]], hosts: Iterable[Host], *, na
         },
         offered={
             "README.md": template("README.md").replace("@NAME@", name),
-            "requirements.txt": requirements(),
-            "constraints.txt": constraints(),
+            "requirements.txt": requirements(tool),
+            "constraints.txt": f"{constraints()}{own_pin()}",
             **workflow_texts(hosts),
         },
         ignored={".gitignore": _GITIGNORE, ".dvcignore": _DVCIGNORE},

@@ -6,6 +6,7 @@ reach. ``python -m builder.start.workflows`` writes those of this repository its
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -26,17 +27,24 @@ _ACTIONS: Final = {
     "UPLOAD": "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02 # v4.6.2",
     "DOWNLOAD": "actions/download-artifact@d3f86a106a0bac45b974a628896c90dbdf5c8093 # v4.3.0",
 }
+_FILLED: Final = (
+    """awk '/^varietal/ {found = 1} END {if (!found) {print "write into requirements.txt where varietal comes from, """
+    """as the comment in it says"; exit 1}}' requirements.txt"""
+)
+# The tool by its sha256; then, with it in place, what it needs, in the versions that are pinned.
+_TOOL: Final = (_FILLED, "pip install --quiet --require-hashes --no-deps -r requirements.txt")
 _PINNED: Final = {
-    "INSTALL": "pip install --quiet -r requirements.txt -c constraints.txt",
-    "INSTALL_PULL": "pip install --quiet -r requirements.txt -c constraints.txt 'varietal[pull]'",
-    "INSTALL_BUILD": "pip install --quiet -r requirements.txt -c constraints.txt 'varietal[build]'",
+    "INSTALL": (*_TOOL, "pip install --quiet -c constraints.txt varietal"),
+    "INSTALL_PULL": (*_TOOL, "pip install --quiet -c constraints.txt 'varietal[pull]'"),
+    "INSTALL_BUILD": (*_TOOL, "pip install --quiet -c constraints.txt 'varietal[build]'"),
 }
 _CHECKED_OUT: Final = {
-    "INSTALL": "pip install --quiet -c constraints.txt .",
-    "INSTALL_PULL": "pip install --quiet -c constraints.txt '.[pull]'",
-    "INSTALL_BUILD": "pip install --quiet -c constraints.txt '.[build]'",
+    "INSTALL": ("pip install --quiet -c constraints.txt .",),
+    "INSTALL_PULL": ("pip install --quiet -c constraints.txt '.[pull]'",),
+    "INSTALL_BUILD": ("pip install --quiet -c constraints.txt '.[build]'",),
 }
-_REQUESTS: Final = ("plan", "comment", "build", "promote", "release")
+_INSTALL: Final = re.compile(r"^(?P<lead> *- (?:run: )?)(?P<folder>\S*)@(?P<name>INSTALL\w*)@\n", re.MULTILINE)
+_REQUESTS: Final = ("plan", "comment", "build", "gate", "promote", "tagged", "release", "renew")
 _GITHUB: Final = ("check", *_REQUESTS)
 
 
@@ -60,9 +68,16 @@ def _github(name: str) -> str:
     return f".github/workflows/{name}.yml"
 
 
-def _filled(name: str, install: Mapping[str, str]) -> str:
-    text = template(name)
-    for key, value in {**_ACTIONS, **install}.items():
+def _filled(name: str, install: Mapping[str, tuple[str, ...]]) -> str:
+    """A template's text: a line that installs becomes as many as that takes, each a step with the same lead."""
+
+    def lines(found: re.Match[str]) -> str:
+        lead, folder = found["lead"], found["folder"]
+        calls = (f"{folder}{call}" if call.startswith("pip ") else call for call in install[found["name"]])
+        return "".join(f"{lead}{call}\n" for call in calls)
+
+    text = _INSTALL.sub(lines, template(name))
+    for key, value in _ACTIONS.items():
         text = text.replace(f"@{key}@", value)
     return text
 

@@ -8,7 +8,7 @@ import typer
 
 from builder.terminal import Json, answer, repository_root
 from registry import cli as registry_cli
-from registry.errors import MachineError
+from registry.errors import InvalidError, MachineError
 
 __all__ = ["register"]
 
@@ -23,14 +23,19 @@ def _doctor(
     build: Annotated[
         bool, typer.Option("--build", help="This machine shall build: what that needs must be here.")
     ] = False,
+    request: Annotated[
+        bool, typer.Option("--request", help="With --build: it builds requests, so it writes to quarantine alone.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check this machine: git, DVC, remotes, disk, GPU, versions; each with how to mend it."""
     from builder.doctor.doctor import examine
     from registry.history import Repository
 
+    if request and not build:
+        raise InvalidError("--request without --build", where="varietal doctor", mend="write both, or neither")
     store = registry_cli.open_store()
-    findings = [*examine(Repository(repository_root()), store.folder, build=build)]
+    findings = [*examine(Repository(repository_root()), store.folder, build=build, request=request)]
     bad = [one for one in findings if one.status == "fail"]
     answer(
         json,

@@ -29,6 +29,9 @@ def _init(
     *,
     base: Annotated[list[str], typer.Option(help="A base model in that folder, as NAME=PATH; may be repeated.")] = [],  # noqa: B006 - read only
     remote: Annotated[str, typer.Option(help="URL or path for the bytes; else a folder beside the repository.")] = "",
+    tool: Annotated[
+        str, typer.Option(help="Where workflows install varietal from: 'varietal @ URL#sha256=...', or ==X --hash=...")
+    ] = "",
     ci: Annotated[list[str], typer.Option(help="Whose workflows: github (if none is said), gitlab or none.")] = [],  # noqa: B006 - read only
     json: Json = False,
 ) -> None:
@@ -38,7 +41,8 @@ def _init(
     bases = [_parse_base(folder, text) for text in base]
     if twice := sorted({name for name, _ in bases if [one for one, _ in bases].count(name) > 1}):
         raise InvalidError(f"{twice[0]} is given twice", where="--base", mend="give each base a name of its own")
-    begun = init(folder, dict(bases), remote=remote, hosts=_hosts(ci or ["github"]))
+    hosts = _hosts(ci or ["github"])
+    begun = init(folder, dict(bases), remote=remote, hosts=hosts, tool=tool)
     answer(json, begun.to_json(), [f"wrote {path}" for path in begun.written])
     for path in begun.kept:
         say(f"left as it was: {path}")
@@ -46,6 +50,28 @@ def _init(
         say(f"bytes go to the DVC remote {begun.remote}, as .dvc/config has it")
     enter = "" if folder == Path() else f"cd {folder} && "
     say(f"next: `{enter}git add . && git commit -m 'Begin'`, then `varietal new NAME`")
+    for line in _conditions(hosts, said=bool(tool) or "requirements.txt" in begun.kept):
+        say(line)
+
+
+def _conditions(hosts: list[Host], *, said: bool) -> list[str]:
+    """What workflows need that no file can give; without it, a request may reach what it must not."""
+    if not hosts:
+        return []
+    lines = [] if said else ["before any workflow runs: write into requirements.txt where varietal is installed from"]
+    if "github" in hosts:
+        lines.append(
+            "before a GPU runner is added: put it into a runner group that is limited to the workflow "
+            "OWNER/REPOSITORY/.github/workflows/build.yml@refs/heads/main, or start it for one job from there; and let "
+            "Actions require approval for all outside collaborators. Without it a request reaches the runner by a "
+            "workflow of its own, which nobody has approved"
+        )
+    if "gitlab" in hosts:
+        lines.append(
+            "before a GPU runner is added: mark it protected, with the variables; else a request reaches it by a job "
+            "of its own"
+        )
+    return [*lines, "README.md has the rest, under `Before the first build`"]
 
 
 def _hosts(names: list[str]) -> list[Host]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,13 @@ def _publish(
     request: Annotated[str, typer.Option(help="Request that was built here: its branch or commit.")] = "",
     branch: Annotated[str, typer.Option(help="Branch of the origin that gets locks and records.")] = "",
     remote: Annotated[str, typer.Option(help="DVC remote for the bytes.")] = "",
+    handed: Annotated[
+        Path | None,
+        typer.Option("--from", help="With --request: folder of locks and records that a build handed over."),
+    ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="With --request: read back, too, what was sent from here before.")
+    ] = False,
     promote: Annotated[
         bool, typer.Option("--promote", help="On main after a merge: bytes from quarantine to the default remote.")
     ] = False,
@@ -38,9 +46,9 @@ def _publish(
 
     repository = Repository(repository_root())
     if promote:
-        if request or branch:
+        if request or branch or handed:
             raise InvalidError(
-                "--promote takes no request and no branch",
+                "--promote takes no request, no branch and no folder",
                 where="varietal publish",
                 mend="check main out, then promote",
             )
@@ -48,7 +56,14 @@ def _publish(
         lines = [f"{ref} is on the default remote" for ref in promoted.stages]
         answer(json, promoted.to_json(), lines or ["nothing to promote"])
         return
-    done = _of_request(repository, request, branch, remote) if request else _of_branch(repository, branch, remote)
+    if (handed or prove) and not request:
+        option = "--from" if handed else "--prove"
+        raise InvalidError(f"{option} without --request", where="varietal publish", mend="say which request was built")
+    done = (
+        _of_request(repository, request, branch, remote, handed, prove=prove)
+        if request
+        else _of_branch(repository, branch, remote)
+    )
     words = f"{done.branch} is at {done.commit[:12]}" if done.moved else f"{done.branch} has all of it already"
     answer(json, done.to_json(), [words, *(f"  {home}" for home in done.homes)])
 
@@ -60,19 +75,23 @@ def _of_branch(repository: Repository, branch: str, remote: str) -> Published:
     return publish_branch(repository, branch, remote, store=open_store(), say=say)
 
 
-def _of_request(repository: Repository, request: str, branch: str, remote: str) -> Published:
+def _of_request(
+    repository: Repository, request: str, branch: str, remote: str, handed: Path | None, *, prove: bool
+) -> Published:
+    from builder.request.handover import open_handed
     from builder.request.machine import quarantine_of
     from builder.request.open import branch_of, open_built
     from builder.request.publish import publish_request
     from registry.terminal import open_store
 
-    assembled = open_built(repository, request)
+    assembled = open_built(repository, request) if handed is None else open_handed(repository, request, handed)
     return publish_request(
         repository,
         assembled,
         branch or branch_of(repository, request),
-        remote or quarantine_of(assembled.root),
+        remote or quarantine_of(repository.root),
         may_create=bool(branch),
+        prove=prove,
         store=open_store(),
         say=say,
     )
