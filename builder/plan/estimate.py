@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimates"]
 
-_MOST_RECORDS = 48
+_MOST_RECORDS = 24
 _CONFIG_BYTES = 1 << 20
 _GIVE_MODELS = frozenset({"fold", "blend", "sft", "dpo"})
 

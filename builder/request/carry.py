@@ -1,6 +1,7 @@
 """An artifact from one place to another: every file proven on the way, content first, its listing last.
 
-1. Where the target has the listing, all that it names is there: it came last.
+1. Where the target has the listing, all that it names is there: it came last. Where others may write to the target,
+   that is no proof: what it has is read back and hashed, unless this runner is known to have put it there.
 2. The listing is read from the source, and must name the files of the record and nothing else.
 3. Each file that the target lacks is hashed: by sha256 against the record, by md5 against the name that it will have.
 4. The files go over, then the record, then the listing. What was broken off goes on where it stopped.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from registry.artifact import LISTING
 from registry.canonical import MAX_BYTES
-from registry.digest import digest_file
+from registry.digest import Hasher, digest_bytes, digest_file
 from registry.errors import DigestMismatchError, NotFoundError
 from registry.listing import most_bytes, read_listing
 from registry.lock import content_md5
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from builder.request.goods import DataGoods, Goods
-    from builder.request.places import Cache, Place, Remote
+    from builder.request.places import Cache, Remote
+    from builder.request.sent import Sent
     from registry.remote import Source
     from registry.store import Store
 
@@ -43,7 +45,13 @@ class Carrier:
     """
 
     def __init__(
-        self, source: Cache | Remote, target: Cache | Remote, store: Store, say: Callable[[str], None]
+        self,
+        source: Cache | Remote,
+        target: Cache | Remote,
+        store: Store,
+        say: Callable[[str], None],
+        *,
+        sent: Sent | None = None,
     ) -> None:
         """Nothing is moved yet.
 
@@ -52,11 +60,13 @@ class Carrier:
             target: Where they shall be.
             store: Local content store, in which what comes from a remote is proven.
             say: Tells the person at the terminal.
+            sent: What the target is known to have, where others may write to it; ``None`` where nobody else may.
         """
         self.moved_bytes = 0
+        self._sent = sent
         self._source: Source = source
         self._shelf = getattr(source, "path", None)
-        self._target: Place = target
+        self._target = target
         self._store = store
         self._say = say
 
@@ -68,7 +78,7 @@ class Carrier:
 
         def is_whole(one: Goods) -> bool:
             named = {one.listing_oid, content_md5(one.record_data), *(data.md5 for data in one.data)}
-            return named <= there
+            return named <= there and all(map(self._is_known, named))
 
         return tuple(one for one in wanted if not is_whole(one))
 
@@ -84,8 +94,8 @@ class Carrier:
             MachineError: The disk is full.
         """
         record = goods.record
-        if not self._target.exists([goods.listing_oid]):
-            listing = self._read(goods.listing_oid, most_bytes(record))
+        if not (self._target.exists([goods.listing_oid]) and self._is_known(goods.listing_oid)):
+            listing = self._listing(goods)
             oids = read_listing(listing, goods.listing_oid, record, origin=self._source.name)
             wanted = [
                 *(Wanted(path=one.path, digest=one.digest, size_bytes=one.size_bytes) for one in record.artifact.files)
@@ -99,13 +109,38 @@ class Carrier:
             self._carry_data(data)
 
     def _carry_data(self, data: DataGoods) -> None:
-        if not self._target.exists([data.md5]):
-            wanted = Wanted(path=Path(data.path).name, digest=data.digest, size_bytes=data.size_bytes)
-            self._put_all([(wanted, data.md5)], data.path)
+        wanted = Wanted(path=Path(data.path).name, digest=data.digest, size_bytes=data.size_bytes)
+        self._put_all([(wanted, data.md5)], data.path)
+
+    def _is_known(self, oid: str) -> bool:
+        """Whether an object that is there need not be looked at."""
+        return self._sent is None or oid in self._sent
+
+    def _listing(self, goods: Goods) -> bytes:
+        """The listing, from the source; from the target where only that has it, as after a build elsewhere."""
+        limit = most_bytes(goods.record)
+        if self._source.exists([goods.listing_oid]) or not self._target.exists([goods.listing_oid]):
+            return self._read(self._source, goods.listing_oid, limit)
+        return self._read(self._target, goods.listing_oid, limit)
+
+    def _holds(self, wanted: Wanted, oid: str) -> bool:
+        """Whether the target has these very bytes, and not only something of their name."""
+        if self._sent is None or oid in self._sent:
+            return True
+        hasher, size_bytes = Hasher(), 0
+        with self._target.open(oid, 0) as stream:
+            while size_bytes <= wanted.size_bytes and (block := stream.read(_BLOCK_BYTES)):
+                hasher.update(block)
+                size_bytes += len(block)
+        if hasher.digest() == wanted.digest:
+            self._sent.add(oid)
+            return True
+        self._say(f"{self._target.name} has other bytes than {wanted.path}: they are replaced")
+        return False
 
     def _put_all(self, wanted: Sequence[tuple[Wanted, str]], what: str) -> None:
         there = self._target.exists(oid for _, oid in wanted)
-        missing = [(one, oid) for one, oid in wanted if oid not in there]
+        missing = [(one, oid) for one, oid in wanted if oid not in there or not self._holds(one, oid)]
         if not missing:
             return
         if self._shelf is not None:
@@ -125,7 +160,10 @@ class Carrier:
         """A file of this machine, hashed where it lies."""
         if not path.is_file():
             raise NotFoundError(
-                f"{self._source.name} has no {wanted.path}", where=str(path), mend="build the stage again: `dvc repro`"
+                f"{self._source.name} has no {wanted.path}",
+                where=str(path),
+                mend="build the stage again; where it was built elsewhere, send its bytes from there: "
+                "remove this object from the remote if it has other bytes, then `varietal build --push`",
             )
         if (got := digest_file(path)) != wanted.digest:
             raise DigestMismatchError(
@@ -137,7 +175,8 @@ class Carrier:
         return path
 
     def _put_bytes(self, data: bytes, oid: str) -> None:
-        if self._target.exists([oid]):
+        wanted = Wanted(path=oid, digest=digest_bytes(data), size_bytes=len(data))
+        if self._target.exists([oid]) and self._holds(wanted, oid):
             return
         with tempfile.NamedTemporaryFile(prefix="varietal-") as stream:
             stream.write(data)
@@ -146,12 +185,14 @@ class Carrier:
 
     def _put(self, path: Path, oid: str) -> None:
         self._target.put(path, oid)
+        if self._sent is not None:
+            self._sent.add(oid)
         self.moved_bytes += path.stat().st_size
 
-    def _read(self, oid: str, limit_bytes: int) -> bytes:
+    def _read(self, place: Source, oid: str, limit_bytes: int) -> bytes:
         """All of a small object, up to one byte more than it may have."""
         data = b""
-        with self._source.open(oid, 0) as stream:
+        with place.open(oid, 0) as stream:
             while room := limit_bytes + 1 - len(data):
                 block = stream.read(min(room, _BLOCK_BYTES))
                 if not block:

@@ -10,13 +10,13 @@ from builder.release import judge_variant
 from builder.request.built import GENERATED
 from builder.request.changes import changed_in_main
 from builder.request.gated import Gated
-from builder.request.names import PROJECT, part_of
+from builder.request.harvest import harvest
+from builder.request.inside import blob_id
+from builder.request.names import PROJECT
 from builder.request.plumbing import entries_at, git
 from builder.request.project import TAKEN_KEYS
 from builder.request.touched import touched_variants
 from registry import yaml12
-from registry.history import Repository
-from registry.plain_file import read_plain
 from registry.record import manifest_file
 
 if TYPE_CHECKING:
@@ -58,15 +58,14 @@ def judge_request(assembled: Assembled, variants: Sequence[str]) -> Gated:
 
 
 def _touched(assembled: Assembled) -> tuple[str, ...]:
-    root = assembled.root
-    differing = changed_in_main(root, assembled.main, assembled.commit, ["models/**", "data/**", "bases/**"])
-    keys = _changed_keys(root, assembled.main)
-    return touched_variants(build_graph(load(root)), [*differing, *Repository(root).changes()], keys)
+    differing = changed_in_main(assembled.home, assembled.main, assembled.commit, ["models/**", "data/**", "bases/**"])
+    graph = build_graph(load(assembled.root))
+    return touched_variants(graph, [*differing, *harvest(assembled)], _changed_keys(assembled))
 
 
-def _changed_keys(root: Path, main: str) -> list[str]:
+def _changed_keys(assembled: Assembled) -> list[str]:
     """Keys of params.yaml, two deep, whose value differs from main's."""
-    before, after = _document(root, main, PROJECT), _document(root, "HEAD", PROJECT)
+    before, after = (_document(assembled.home, one, PROJECT) for one in (assembled.main, assembled.commit))
     keys = []
     for table in TAKEN_KEYS:
         old, new = (value if isinstance(value, dict) else {} for value in (before.get(table), after.get(table)))
@@ -77,8 +76,8 @@ def _changed_keys(root: Path, main: str) -> list[str]:
 def _changes_bounds(assembled: Assembled, variant: str) -> bool:
     """Whether a variant that main has is judged by other checks than there."""
     path = str(manifest_file(variant))
-    before = _document(assembled.root, assembled.main, path)
-    return before != {} and before.get("checks") != _document(assembled.root, assembled.commit, path).get("checks")
+    before, after = (_document(assembled.home, one, path) for one in (assembled.main, assembled.commit))
+    return before != {} and before.get("checks") != after.get("checks")
 
 
 def _document(root: Path, commit: str, path: str) -> dict[str, JSON]:
@@ -89,17 +88,11 @@ def _document(root: Path, commit: str, path: str) -> dict[str, JSON]:
 
 def _unwritten(assembled: Assembled) -> tuple[str, ...]:
     """What a merge would bring that is not what stands in the assembled tree; the request may lack what it needs."""
-    root = assembled.root
-    built = [path for path in Repository(root).changes() if part_of(path) == "generated"]
+    root = assembled.home
+    built = harvest(assembled)
     made = changed_in_main(root, assembled.main, assembled.commit, GENERATED)
     paths = sorted({*made, *built, *assembled.generated})
     ours = {path: entry.oid for path, entry in entries_at(root, assembled.commit, paths).items()}
-    ours |= {path: _blob_of(root, path) for path in built}
+    ours |= {path: "" if data is None else blob_id(data, like=assembled.commit) for path, data in built.items()}
     theirs = {path: entry.oid for path, entry in entries_at(root, assembled.request, paths).items()}
     return tuple(path for path in paths if ours.get(path, "") != theirs.get(path, ""))
-
-
-def _blob_of(root: Path, path: str) -> str:
-    """Id of the blob that a file would be; empty where there is none."""
-    data = read_plain(root / path) if (root / path).exists() else None
-    return "" if data is None else git(root, "hash-object", "--stdin", data=data).decode().strip()

@@ -1,17 +1,19 @@
 """What an assembled tree has from its runner: DVC's remotes and cache, and the settings of the machine. No code.
 
-The runner's own copy of DVC's local settings is taken, whose relative paths start where it lies. DVC is made to check
-what it fetches, from every remote.
+Of the runner's own settings of DVC those are taken that a build needs: of the default remote, of quarantine, and of the
+one that the runner is set to send to. Their relative paths start where they lie. DVC is made to check what it fetches.
 """
 
 from __future__ import annotations
 
 import configparser
+import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.runner import RUNNER_FILE
+from builder.runner import RUNNER_FILE, read_runner
 from builder.work import write_file
 from registry.errors import InvalidError, RefusedError
 from registry.plain_file import read_plain
@@ -41,29 +43,62 @@ def give_settings(runner: Path, target: Path) -> None:
     Raises:
         InvalidError: A configuration file of DVC cannot be read.
     """
+    (target / RUNNER_FILE).parent.mkdir(exist_ok=True)
+    (target / RUNNER_FILE).unlink(missing_ok=True)  # what a stage may have put there
     if (runner / RUNNER_FILE).is_file():
-        (target / RUNNER_FILE).parent.mkdir(exist_ok=True)
         write_file(target / RUNNER_FILE, read_plain(runner / RUNNER_FILE))
     if not (target / _CONFIG).is_file():
         return
     local = _read(runner / _LOCAL)
     committed = _read(target / _CONFIG)
+    needed = _needed(runner, committed, local)
     written = configparser.ConfigParser(interpolation=None, strict=False)
     for parser in (committed, local):
         for section in parser.sections():
+            name = _remote_of(section)
+            if parser is local and name and name not in needed:
+                continue
             kept = dict(_kept(parser, section, runner / ".dvc", everything=parser is local))
             if kept:
                 written.setdefault(section, {})
                 written[section].update(kept)
-    for section in (*committed.sections(), *local.sections()):
-        if _REMOTE.fullmatch(section):
+    for section in (*committed.sections(), *written.sections()):
+        if _remote_of(section):
             written.setdefault(section, {})
             written[section]["verify"] = "true"
     written.setdefault("cache", {})
     written["cache"]["dir"] = str(DvcCache(runner).folder.resolve())
-    with (target / _LOCAL).open("w", encoding="utf-8") as stream:
-        written.write(stream)
-    (target / _LOCAL).chmod(0o600)
+    text = io.StringIO()
+    written.write(text)
+    _write_secret(target / _LOCAL, text.getvalue().encode())
+
+
+def _needed(runner: Path, committed: configparser.ConfigParser, local: configparser.ConfigParser) -> frozenset[str]:
+    """Remotes that a build reads from or sends to; the credentials of all others stay where they are."""
+    names = {QUARANTINE}
+    for parser in (committed, local):
+        names.add(parser.get("core", "remote", fallback=""))
+    if (runner / RUNNER_FILE).is_file():
+        names.add(read_runner(runner).push)
+    return frozenset(names - {""})
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """Write a file that nobody else can read at any moment."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(path)
+
+
+def _remote_of(section: str) -> str:
+    """Name of the remote that a section of DVC's configuration is about; empty for every other."""
+    found = _REMOTE.fullmatch(section)
+    return "" if found is None else found[1]
 
 
 def remote_names(root: Path) -> frozenset[str]:

@@ -1,7 +1,7 @@
-"""A git repository of our own beside another: it borrows the other's objects, but no settings, hooks or filters.
+"""Git's objects, read and written by plumbing in the runner's repository: no hook runs, and no filter.
 
-What a request holds is only ever read as git's objects. No file of it is checked out by the other repository, so
-nothing that the request names (a filter, a submodule, a link) is followed, whatever git is set up to do there.
+What a request holds is only ever read as git's objects, so nothing that the request names (a filter, a submodule, a
+link) is followed, whatever git is set up to do here.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import Error, InvalidError
+from registry.errors import DeniedError, Error, InvalidError, MachineError, TransportError
 from registry.history import last_line, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from registry.history import Repository
-
 __all__ = [
     "FILE",
     "FOLDER",
     "Entry",
-    "Scratch",
+    "commit_alike",
     "commit_tree",
     "entries_at",
     "git",
     "git_or_none",
     "identity_of",
     "keep",
+    "merge_base",
+    "objects_of",
     "patched",
+    "tree_files",
+    "tree_of",
 ]
 
 FILE = "100644"
@@ -41,21 +43,9 @@ FOLDER = "040000"
 """Git's mode of a tree."""
 
 _KINDS = {FOLDER: "tree", "160000": "commit"}
-_ATTRIBUTES = "* -filter -text -eol -ident -working-tree-encoding\n"
-_CONFIG = """[core]
-	autocrlf = false
-	fileMode = false
-	hooksPath = /dev/null
-	protectHFS = true
-	protectNTFS = true
-	symlinks = false
-[commit]
-	gpgSign = false
-[gc]
-	auto = 0
-[submodule]
-	recurse = false
-"""
+_FULL = re.compile("No space left on device|Disk quota exceeded|disk full", re.IGNORECASE)
+_DENIED = re.compile("Permission denied|insufficient permission|dubious ownership|Read-only file system", re.IGNORECASE)
+_FAR = frozenset({"fetch", "ls-remote", "push"})
 _IDENTITY = re.compile(rb"(.*) <(.*)> \d+ [-+]\d{4}\n")
 _RUNNER = ("varietal", "varietal@localhost")  # where git was told of nobody
 
@@ -78,7 +68,10 @@ def git(root: Path, *arguments: str, data: bytes = b"", settings: Sequence[str] 
         settings: Further settings, as ``key=value``.
 
     Raises:
-        InvalidError: It failed.
+        MachineError: It failed, since the disk is full.
+        DeniedError: Since something may not be read or written.
+        TransportError: Since the other side did not answer.
+        InvalidError: Otherwise.
     """
     done = run_git(_command(root, arguments, settings), where=str(root), data=data, root=root)
     if done.returncode:
@@ -90,7 +83,7 @@ def git_or_none(root: Path, *arguments: str, data: bytes = b"") -> bytes | None:
     """The same; ``None`` where the command says no, by exit code 1.
 
     Raises:
-        InvalidError: It failed otherwise.
+        Error: It failed otherwise, by class as above.
     """
     done = run_git(_command(root, arguments, ()), where=str(root), data=data, root=root)
     if done.returncode > 1:
@@ -104,9 +97,30 @@ def _command(root: Path, arguments: Sequence[str], settings: Sequence[str]) -> l
 
 
 def _failure(root: Path, arguments: Sequence[str], said: bytes) -> Error:
-    return InvalidError(
-        f"git {arguments[0]} failed: {last_line(said)}", where=str(root), mend="run `git fsck`, or fetch again"
-    )
+    command = next((one for one in arguments if not one.startswith("-")), "")
+    what, where, text = f"git {command} failed: {last_line(said)}", str(root), said.decode(errors="replace")
+    if _FULL.search(text):
+        return MachineError("the disk is full", where=where, mend=f"make room, then run again ({what})")
+    if _DENIED.search(text):
+        return DeniedError(what, where=where, mend="let this process read and write here, or run it as its owner")
+    if command in _FAR:
+        return TransportError(what, where=where, mend="check the network and `git remote get-url origin`")
+    return InvalidError(what, where=where, mend="run `git fsck`, or fetch again")
+
+
+def tree_files(root: Path, revision: str, *folders: str) -> dict[str, Entry]:
+    """Every file of a commit or tree that no request made, by path; those below some folders, or all."""
+    return _entries(git(root, "ls-tree", "-r", "-z", revision, "--", *folders))
+
+
+def tree_of(root: Path, commit: str) -> str:
+    """Id of the tree of a commit."""
+    return git(root, "rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()
+
+
+def merge_base(root: Path, one: str, other: str) -> str:
+    """Commit where two parted; empty where they have nothing in common."""
+    return (git_or_none(root, "merge-base", one, other) or b"").decode().strip()
 
 
 def entries_at(root: Path, commit: str, paths: Sequence[str]) -> dict[str, Entry]:
@@ -141,7 +155,7 @@ def patched(root: Path, tree: str, changes: Mapping[str, str | None]) -> str:
     Returns:
         Id of the new tree; empty where nothing is left in it.
     """
-    entries = _listed(root, tree) if tree else {}
+    entries = _entries(git(root, "ls-tree", "-z", tree)) if tree else {}
     below: dict[str, dict[str, str | None]] = {}
     for path, oid in changes.items():
         name, _, rest = path.partition("/")
@@ -164,6 +178,16 @@ def patched(root: Path, tree: str, changes: Mapping[str, str | None]) -> str:
     return git(root, "mktree", "-z", "--missing", data=os.fsencode("".join(rows))).decode().strip()
 
 
+def commit_alike(root: Path, tree: str, parents: Sequence[str], message: str) -> str:
+    """Write a commit whose id follows from its parts, dated as its first parent; its id. No branch moves."""
+    when = git(root, "log", "--max-count=1", "--format=%ct", "--end-of-options", parents[0]).decode().strip()
+    name, address = _RUNNER
+    who = f"{name} <{address}> {when} +0000"
+    lines = [f"tree {tree}", *(f"parent {one}" for one in parents), f"author {who}", f"committer {who}", "", message]
+    data = "\n".join(lines).encode()
+    return git(root, "hash-object", "-t", "commit", "-w", "--stdin", data=data).decode().strip()
+
+
 def commit_tree(root: Path, tree: str, parents: Iterable[str], message: str, identity: tuple[str, str]) -> str:
     """Write a commit, signed where git is set up to sign commits; its id. No branch moves."""
     name, address = identity
@@ -180,9 +204,9 @@ def keep(root: Path, data: bytes) -> str:
     return git(root, "hash-object", "-w", "--stdin", data=data).decode().strip()
 
 
-def _listed(root: Path, tree: str) -> dict[str, Entry]:
+def _entries(out: bytes) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
-    for row in git(root, "ls-tree", "-z", tree).split(b"\0"):
+    for row in out.split(b"\0"):
         facts, _, name = row.partition(b"\t")
         if name:
             mode, _, oid = facts.decode().split()
@@ -190,82 +214,9 @@ def _listed(root: Path, tree: str) -> dict[str, Entry]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scratch:
-    """The repository of our own.
-
-    Attributes:
-        folder: Root of its work tree.
-        identity: Name and address that its commits are by.
-    """
-
-    folder: Path
-    identity: tuple[str, str]
-
-    @classmethod
-    def make(cls, folder: Path, lender: Repository) -> Scratch:
-        """Make it, or take up the one that is there.
-
-        Args:
-            folder: Its work tree.
-            lender: Whose objects it borrows; that is all that the two share.
-
-        Raises:
-            InvalidError: git cannot make it.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        objects = _path_of(lender.root, "objects")
-        if not (folder / ".git" / "HEAD").exists():
-            format_ = git(lender.root, "rev-parse", "--show-object-format").decode().strip()
-            git(folder, "init", "--quiet", "--template=", f"--object-format={format_}", "--initial-branch=main")
-            with (folder / ".git" / "config").open("a", encoding="ascii") as stream:
-                stream.write(_CONFIG)  # what is written last holds
-        info = folder / ".git" / "info"
-        info.mkdir(exist_ok=True)
-        (info / "attributes").write_text(_ATTRIBUTES, encoding="ascii")
-        (info / "exclude").write_text("/.varietal/\n/.dvc/config.local\n", encoding="ascii")
-        borrowed = folder / ".git" / "objects" / "info" / "alternates"
-        borrowed.parent.mkdir(exist_ok=True)
-        borrowed.write_bytes(os.fsencode(f"{objects}\n"))
-        if cut_off := lender.is_shallow():
-            (folder / ".git" / "shallow").write_text(cut_off, encoding="ascii")
-        return cls(folder=folder, identity=identity_of(lender.root))
-
-    def read(self, tree: str, *, check_out: bool = False) -> None:
-        """Fill the index with a tree, and with ``check_out`` the work tree too, which loses what is gone."""
-        git(self.folder, "read-tree", "--reset", *(("-u",) if check_out else ()), tree)
-
-    def paths(self, *folders: str) -> tuple[str, ...]:
-        """Paths in the index, below some folders or all of them."""
-        out = git(self.folder, "ls-files", "-z", "--", *(f":(top,literal){folder}" for folder in folders))
-        return tuple(os.fsdecode(path) for path in out.split(b"\0") if path)
-
-    def change(self, entries: Mapping[str, str | None]) -> None:
-        """Put blobs into the index as plain files, by path; ``None`` removes one."""
-        removed = "".join(f"0 {'0' * 40}\t{path}\0" for path, oid in entries.items() if oid is None)
-        added = "".join(f"{FILE} {oid}\t{path}\0" for path, oid in entries.items() if oid is not None)
-        git(self.folder, "update-index", "-z", "--index-info", data=os.fsencode(removed + added))
-
-    def keep(self, data: bytes) -> str:
-        """Write a blob; its id."""
-        return keep(self.folder, data)
-
-    def tree(self) -> str:
-        """Write the index as a tree; its id."""
-        return git(self.folder, "write-tree").decode().strip()
-
-    def commit(self, tree: str, parents: Iterable[str], message: str) -> str:
-        """Write a commit; its id."""
-        return commit_tree(self.folder, tree, parents, message, self.identity)
-
-    def check_out(self, commit: str) -> None:
-        """Make a commit the one that is checked out, on no branch."""
-        self.read(commit, check_out=True)
-        git(self.folder, "update-ref", "--no-deref", "HEAD", commit)
-
-
-def _path_of(root: Path, name: str) -> Path:
-    path = Path(os.fsdecode(git(root, "rev-parse", "--git-path", name).rstrip(b"\n")))
+def objects_of(root: Path) -> Path:
+    """Where a repository keeps its objects."""
+    path = Path(os.fsdecode(git(root, "rev-parse", "--git-path", "objects").rstrip(b"\n")))
     return path if path.is_absolute() else (root / path).resolve()
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["TAKEN_KEYS", "merge_project"]
+__all__ = ["TAKEN_KEYS", "merge_project", "takes_over"]
 
 TAKEN_KEYS = ("bases", "defaults")
 """What a request may say of params.yaml."""
@@ -49,6 +49,28 @@ def merge_project(base: bytes, main: bytes, request: bytes, *, where: str) -> tu
     if _same(merged, theirs):
         return request, left
     return (main if _same(merged, ours) else _written(merged, where)), left
+
+
+def takes_over(before: bytes, after: bytes, other: bytes, *, where: str) -> bool:
+    """Whether a file has every entry that differs between two others as the later one has it.
+
+    Args:
+        before: The earlier file.
+        after: The later one.
+        other: The file that is asked about; of a request, so that it may be anything.
+        where: Its path.
+    """
+    try:
+        old, new, here = (_table(data, where) for data in (before, after, other))
+        for key in TAKEN_KEYS:
+            was, made, found = (_entries(one, key, where) for one in (old, new, here))
+            differing = [name for name in was.keys() | made.keys() if not _same(was.get(name), made.get(name))]
+            wanted, there = ([(name in side, side.get(name)) for name in differing] for side in (made, found))
+            if not _same(wanted, there):
+                return False
+    except InvalidError:
+        return False
+    return True
 
 
 def _written(merged: Mapping[str, JSON], where: str) -> bytes:

@@ -12,6 +12,7 @@ from builder.request.machine import QUARANTINE, remote_names
 from builder.request.names import MODELS, home_of, part_of
 from builder.request.places import Remote
 from builder.request.plumbing import git
+from builder.request.retire import retire_builds
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError, RefusedError
 from registry.record import BASES
 
@@ -37,15 +38,22 @@ class Promoted:
         commit: Commit of main whose locks say what.
         stages: Refs of the artifacts that the default remote lacked.
         moved_bytes: Bytes that went there.
+        retired: Branches of the origin that kept what was built for requests which main has now; they are gone.
     """
 
     commit: str
     stages: tuple[str, ...]
     moved_bytes: int
+    retired: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, JSON]:
         """The shape of ``varietal publish --promote --json``."""
-        return {"commit": self.commit, "stages": [*self.stages], "moved_bytes": self.moved_bytes}
+        return {
+            "commit": self.commit,
+            "stages": [*self.stages],
+            "moved_bytes": self.moved_bytes,
+            "retired": [*self.retired],
+        }
 
 
 def promote_bytes(repository: Repository, remote: str, *, store: Store, say: Callable[[str], None]) -> Promoted:
@@ -69,9 +77,13 @@ def promote_bytes(repository: Repository, remote: str, *, store: Store, say: Cal
         raise RefusedError(
             "the commit is not on the main branch", where=f"commit {head}", mend="merge it; then promote from main"
         )
+    if remote and remote not in remote_names(root):
+        raise NotFoundError(
+            f"there is no remote {remote!r}", where=str(root), mend="`dvc remote list` shows those that are there"
+        )
     if not remote and QUARANTINE not in remote_names(root):
         say(f"there is no remote named {QUARANTINE}: what is published is on the default one already")
-        return Promoted(commit=head, stages=(), moved_bytes=0)
+        return Promoted(commit=head, stages=(), moved_bytes=0, retired=retire_builds(repository, say))
     files = _generated(repository, head)
     pointers = _files(repository, head, [f"{path}.dvc" for path in _data_paths(repository, head)])
     everything = files | pointers
@@ -94,9 +106,15 @@ def promote_bytes(repository: Repository, remote: str, *, store: Store, say: Cal
         raise type(failures[0])(
             "; ".join(f"{one.what} ({one.where})" for one in failures[:_MOST]),
             where=f"{len(failures)} of what main's locks name",
-            mend="build those again and publish them, then promote again; all others are on the default remote",
+            mend="send them again where they were built: `varietal publish --request COMMIT --prove` replaces what is "
+            "wrong in quarantine; what is gone has to be built again. Then promote again: all others are promoted",
         )
-    return Promoted(commit=head, stages=tuple(one.record.ref for one in missing), moved_bytes=carrier.moved_bytes)
+    return Promoted(
+        commit=head,
+        stages=tuple(one.record.ref for one in missing),
+        moved_bytes=carrier.moved_bytes,
+        retired=retire_builds(repository, say),
+    )
 
 
 def _generated(repository: Repository, commit: str) -> dict[str, bytes]:

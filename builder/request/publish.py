@@ -1,7 +1,9 @@
 """What was built goes out: bytes to a remote, then locks and records to a branch, by compare-and-swap.
 
-1. Locks and records are read from the work tree, and must agree with each other.
+1. Locks and records are read from the work tree, and must agree with each other. In a request's tree, which stages
+   could write to, no git runs and nothing else is asked: its commit is made again from main and the request.
 2. Every artifact that they name, and that the remote lacks, is proven by sha256 and sent. Only then is it spoken of.
+   For a request, what the remote has is read back and proven, too, where this runner has not written it.
 3. A commit is made by plumbing, of the request's own tree with these files in it; no hook runs, and no file of the
    request is checked out. Of a request a second commit is made, of the assembled tree, which comes from main alone.
 4. Both are pushed at once, each only from where it must be. A runner that was not the first changes nothing.
@@ -12,20 +14,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.request.built import BUILT_REFS, GENERATED, built_message, published_of
+from builder.request.built import GENERATED, built_branch, built_message, published_of, tracked_ref
 from builder.request.carry import Carrier
 from builder.request.changes import changed_in_main
 from builder.request.goods import goods_of
-from builder.request.names import DATA, home_of, part_of
+from builder.request.harvest import altered, harvest
+from builder.request.names import DATA, home_of, part_of, shown
 from builder.request.places import Cache, Remote
-from builder.request.plumbing import commit_tree, entries_at, git, git_or_none, identity_of, keep, patched
+from builder.request.plumbing import commit_tree, entries_at, git, git_or_none, identity_of, keep, patched, tree_of
 from builder.request.push import Move, check_branch, lost, push, tips_at
+from builder.request.sent import Sent
 from registry.errors import InvalidError, NotFoundError, RefusedError
 from registry.history import Repository
 from registry.plain_file import read_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from builder.request.assembled import Assembled
@@ -80,6 +84,7 @@ def publish_request(
     remote: str,
     *,
     may_create: bool,
+    prove: bool = False,
     store: Store,
     say: Callable[[str], None],
 ) -> Published:
@@ -91,11 +96,13 @@ def publish_request(
         branch: Branch that gets locks and records.
         remote: DVC remote that gets the bytes.
         may_create: Whether the branch is made where the origin has none of this name.
+        prove: Whether to read back what this runner has sent before, too.
         store: Local content store.
         say: Tells the person at the terminal.
 
     Raises:
         RefusedError: The build is not finished, or the tree was changed by hand.
+        InvalidError: The branch is the main one, or what lies in the tree is not what a build leaves.
         ConflictError: The branch is no longer where the request was.
         DigestMismatchError: An artifact is not what its record says.
         NotFoundError: An artifact is not on this machine, or there is no such remote.
@@ -103,13 +110,16 @@ def publish_request(
         TransportError: One of them does not answer.
     """
     root, ref = repository.root, check_branch(repository, branch)
-    built_ref = f"{BUILT_REFS}{branch}"
-    changes = _changes(assembled.root)
-    git(root, "fetch", "--quiet", *_QUIETLY, "--", str(assembled.root), "HEAD")
-    tree = patched(root, _tree_of(root, assembled.commit), _kept(root, changes))
+    _refuse_main(repository, branch)
+    built_ref = f"refs/heads/{built_branch(branch)}"
+    _refuse_strange(altered(assembled), assembled.root)
+    changes = harvest(assembled)
+    tree = patched(root, tree_of(root, assembled.commit), _kept(root, changes))
     generated = changed_in_main(root, assembled.main, tree, GENERATED)
     homes = sorted({home_of(path) for path in generated} - {""})
-    moved_bytes = _send(assembled.root, homes, remote, store, say)
+    carrier = Carrier(Cache(root), Remote(root, remote), store, say, sent=Sent(root, remote, forgotten=prove))
+    released = Carrier(Cache(root), Remote(root), store, say)
+    moved_bytes = _send(carrier, homes, _reader(repository, tree), released=released)
     place = {path: entry.oid for path, entry in entries_at(root, tree, list(assembled.generated)).items()}
     wanted = {**{path: place.get(path) for path in assembled.generated}, **generated}
     published = _commit(root, assembled.request, wanted, f"Build {_names(homes)}\n\n{_trailers(assembled)}")
@@ -124,7 +134,7 @@ def publish_request(
     if moves:
         push(repository, moves)
     if built:
-        git(root, "update-ref", built_ref, built)
+        git(root, "update-ref", tracked_ref(built_branch(branch)), built)
     return Published(
         branch=branch,
         commit=published if move is not None else tip,
@@ -163,10 +173,10 @@ def publish_branch(
         raise InvalidError("no branch is checked out", where="varietal publish", mend="name one: --branch NAME")
     ref = check_branch(repository, branch or own)
     entries = _kept(root, _changes(root))
-    tree = patched(root, _tree_of(root, head), entries)
+    tree = patched(root, tree_of(root, head), entries)
     base = _published_before(repository, head)
     homes = sorted({home_of(path) for path in changed_in_main(root, base, tree, GENERATED)} - {""})
-    moved_bytes = _send(root, homes, remote, store, say)
+    moved_bytes = _send(Carrier(Cache(root), Remote(root, remote), store, say), homes, _reader(repository, tree))
     published = _commit(root, head, entries, f"Build {_names(homes)}\n")
     tip = tips_at(repository, ref).get(ref, "")
     moved = tip != published
@@ -188,9 +198,6 @@ def publish_branch(
     )
 
 
-_QUIETLY = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
-
-
 def _changes(root: Path) -> dict[str, bytes | None]:
     """Pipelines, locks and records that differ from the commit; ``None`` where one is gone.
 
@@ -207,44 +214,64 @@ def _changes(root: Path) -> dict[str, bytes | None]:
             continue  # fetched for the build
         elif part in {"manifest", "project", "pointer"} or path.startswith(f"{DATA}/"):
             strange.append(path)
-    if strange:
+    _refuse_strange(strange, root)
+    return found
+
+
+def _refuse_strange(paths: Sequence[str], root: Path) -> None:
+    if paths:
         raise RefusedError(
-            f"not committed: {', '.join(strange[:5])}",
+            f"not committed: {', '.join(map(shown, paths[:5]))}",
             where=str(root),
             mend="what is published must be built from a commit: commit, build, and publish again",
         )
-    return found
+
+
+def _refuse_main(repository: Repository, branch: str) -> None:
+    """A request's result is merged by people, or by rules that they made."""
+    name = repository.main_branch().removeprefix("refs/heads/").removeprefix("refs/remotes/origin/")
+    if branch == name:
+        raise InvalidError(
+            f"{branch} is the main branch, which a request only asks to be merged into",
+            where="varietal publish --request",
+            mend="name the branch of the request: --branch NAME",
+        )
 
 
 def _kept(root: Path, changes: Mapping[str, bytes | None]) -> dict[str, str | None]:
     return {path: None if data is None else keep(root, data) for path, data in changes.items()}
 
 
-def _send(root: Path, homes: list[str], remote: str, store: Store, say: Callable[[str], None]) -> int:
-    """Send what the locks of these variants name; the bytes that went."""
+def _reader(repository: Repository, tree: str) -> Callable[[str], bytes | None]:
+    """Reads files of a tree by their paths."""
 
     def read(path: str) -> bytes | None:
-        return read_plain(root / path) if (root / path).is_file() else None
+        return next(repository.read_blobs([f"{tree}:{path}"]))
 
-    goods = [one for home in homes for one in goods_of(home, read)]
-    if not goods:
-        return 0
-    carrier = Carrier(Cache(root), Remote(root, remote), store, say)
-    for one in carrier.lacking(goods):
+    return read
+
+
+def _send(
+    carrier: Carrier, homes: list[str], read: Callable[[str], bytes | None], *, released: Carrier | None = None
+) -> int:
+    """Send what the locks of these variants name, but for what was released and stayed; the bytes that went."""
+    goods = tuple(one for home in homes for one in goods_of(home, read))
+    wanted = carrier.lacking(goods) if goods else ()
+    for one in wanted if released is None or not wanted else released.lacking(wanted):
         carrier.carry(one)
     return carrier.moved_bytes
 
 
 def _commit(root: Path, parent: str, changes: Mapping[str, str | None], message: str) -> str:
     """A commit with these files in the tree of its parent; the parent where that makes no difference."""
-    before = _tree_of(root, parent)
+    before = tree_of(root, parent)
     tree = patched(root, before, changes)
     return parent if tree == before else commit_tree(root, tree, [parent], message, identity_of(root))
 
 
 def _built(root: Path, assembled: Assembled, tree: str, published: str) -> str:
     """The runner's own commit; empty where it would say no more than main does, or than the one before."""
-    generated = changed_in_main(root, assembled.built or assembled.main, tree, GENERATED)
+    generated = changed_in_main(root, assembled.commit if assembled.builds else assembled.main, tree, GENERATED)
     if not any(map(home_of, generated)):
         return ""
     message = built_message(assembled.request, published)
@@ -261,7 +288,8 @@ def _branch_move(
     """
     if tip == published:
         return None
-    known = {assembled.request, published_of(root, assembled.built)} - {""} | ({""} if may_create else set())
+    results = {published_of(root, build) for build in assembled.builds} - {""}
+    known = {assembled.request, *results} | ({""} if may_create else set())
     if tip not in known:
         raise lost(ref, assembled.request)
     return Move(ref=ref, old=tip, new=published)
@@ -303,12 +331,9 @@ def _comes_from(root: Path, head: str, tip: str) -> bool:
 def _take_up(root: Path, ref: str, head: str, published: str, entries: Mapping[str, str | None]) -> None:
     """Let the local branch follow: the work tree has these very files already."""
     git(root, "update-ref", "-m", "varietal publish", ref, published, head)
-    rows = "".join(f"{'0' if oid is None else '100644'} {oid or '0' * 40}\t{path}\0" for path, oid in entries.items())
+    none = "0" * len(head)
+    rows = "".join(f"{'0' if oid is None else '100644'} {oid or none}\t{path}\0" for path, oid in entries.items())
     git(root, "update-index", "-z", "--index-info", data=rows.encode())
-
-
-def _tree_of(root: Path, commit: str) -> str:
-    return git(root, "rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()
 
 
 def _names(homes: list[str]) -> str:

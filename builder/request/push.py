@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.errors import ConflictError, DeniedError, Error, InvalidError, TransportError
-from registry.history import last_line
+from builder.request.built import BUILT_BRANCHES
+from registry.errors import ConflictError, Error, InvalidError
+from registry.push_refusal import push_refusal, was_lost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,11 +19,7 @@ __all__ = ["ORIGIN", "Move", "check_branch", "lost", "push", "tips_at"]
 
 ORIGIN = "origin"
 _TIMEOUT_S = 600.0
-_LOST = re.compile(r"stale info|fetch first|non-fast-forward|failed to lock|cannot lock ref|reference already exists")
-_DENIED = re.compile(
-    r"protected branch|hook declined|denied|not allowed|authentication failed|could not read username|error: 40[13]",
-    re.IGNORECASE,
-)
+_IN_THE_WAY = re.compile(r"'refs/heads/([^']+)' exists; cannot create 'refs/heads/([^']+)'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +29,7 @@ class Move:
     Attributes:
         ref: Its full name.
         old: Where it must be; empty where it must not exist.
-        new: Where it shall be.
+        new: Where it shall be; empty where it shall go.
     """
 
     ref: str
@@ -44,9 +41,13 @@ def check_branch(repository: Repository, branch: str) -> str:
     """Full ref of a branch.
 
     Raises:
-        InvalidError: It is no name of a branch.
+        InvalidError: It is no name of a branch, or of one that only keeps what was built.
     """
     ref = f"refs/heads/{branch}"
+    if branch.startswith(BUILT_BRANCHES):
+        raise InvalidError(
+            f"{branch} is where runners keep what they built", where="--branch", mend="name the branch of the request"
+        )
     if branch.startswith("-") or repository.ask("check-ref-format", ref).returncode:
         raise InvalidError(f"{branch!r} is no name of a branch", where="--branch", mend="write it as `git branch` does")
     return ref
@@ -72,7 +73,7 @@ def push(repository: Repository, moves: Sequence[Move]) -> None:
     No hook of the repository runs, and submodules are not looked into.
 
     Raises:
-        ConflictError: A ref is elsewhere by now: someone was faster.
+        ConflictError: A ref is elsewhere by now: someone was faster; or another branch is in the way of its name.
         DeniedError: The origin takes no such push from us.
         TransportError: It does not answer.
     """
@@ -85,11 +86,17 @@ def push(repository: Repository, moves: Sequence[Move]) -> None:
     )
     if done.returncode == 0:
         return
-    text = (done.stdout + done.stderr).decode(errors="replace")
-    if _LOST.search(text):
-        raise lost(moves[0].ref, moves[0].old)
     rejected = [line for line in done.stdout.splitlines() if line.startswith(b"!")]
-    raise _refused(b"\n".join([done.stderr, *rejected]))
+    said = b"\n".join([done.stderr, *rejected])
+    if found := _IN_THE_WAY.search(said.decode(errors="replace")):
+        raise ConflictError(
+            f"the branch {found[1]} stands in the way of {found[2]}: git keeps no branch below another one's name",
+            where=ORIGIN,
+            mend=f"remove or rename {found[1]} at the origin, or publish to another branch: --branch NAME",
+        )
+    if was_lost(said):
+        raise lost(moves[0].ref, moves[0].old)
+    raise _refused(said)
 
 
 def lost(ref: str, old: str) -> ConflictError:
@@ -102,7 +109,9 @@ def lost(ref: str, old: str) -> ConflictError:
 
 
 def _refused(said: bytes) -> Error:
-    text, reason = said.decode(errors="replace"), f"git: {last_line(said)}"
-    if _DENIED.search(text):
-        return DeniedError(reason, where=ORIGIN, mend="give the publishing process the right to push, and no other")
-    return TransportError(reason, where=ORIGIN, mend="check the network and `git remote get-url origin`")
+    return push_refusal(
+        said,
+        where=ORIGIN,
+        denied="give the publishing process the right to push, and no other",
+        away="check the network and `git remote get-url origin`",
+    )
