@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +26,7 @@ from tests.workshop import HIDDEN, INNER, Workshop, llama
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = ["SUPPORT", "WIDE", "Yard", "became", "begin", "cast_of"]
 
@@ -67,7 +67,9 @@ WIDE = "{variant: support, stage: wide}"
 
 def cast_of(base: str, how: str) -> str:
     """A manifest of one cast, released without checks."""
-    return f"schema: 1\nbase: {base}\nstages: {{final: {{kind: cast, from: base, {how}}}}}\nrelease: final\nchecks: []\n"
+    return (
+        f"schema: 1\nbase: {base}\nstages: {{final: {{kind: cast, from: base, {how}}}}}\nrelease: final\nchecks: []\n"
+    )
 
 
 def became(answer: Answer) -> dict[str, str]:

@@ -207,15 +207,20 @@ class Evidence:
         """Object and size of a data file, as the ``.dvc`` file beside it says; nothing without one.
 
         Raises:
-            InvalidError: That file cannot be read.
+            InvalidError: That file cannot be read, or has no output with an md5.
         """
-        data = TreeTexts(self._root).read(f"{path}.dvc")
+        where = f"{path}.dvc"
+        data = TreeTexts(self._root).read(where)
         if data is None:
             return "", 0
-        outs = _table(yaml12.load(data, f"{path}.dvc").value).get("outs")
+        outs = _table(yaml12.load(data, where).value).get("outs")
         first = _table(outs[0] if isinstance(outs, list) and outs else None)
-        size = first.get("size")
-        return str(first.get("md5", "")), size if isinstance(size, int) else 0
+        md5, size = first.get("md5"), first.get("size")
+        if not isinstance(md5, str):
+            raise InvalidError(
+                "the file names no output with an md5", where=where, mend="restore it from git, or `dvc add` the data"
+            )
+        return md5, size if isinstance(size, int) else 0
 
     def _tracked_md5(self, path: str) -> str | None:
         """What the ``.dvc`` file beside says; ``None`` where one of a folder around speaks of it; empty without any."""

@@ -1,4 +1,4 @@
-"""What someone gains whose request is merged whole, history and all: records that no one has judged vouch for nothing."""
+"""What someone gains whose request is merged with all its history: records that no one has judged vouch for nothing."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ defaults:
 ).value
 
 KEYS = """
-    schema deprecated formerly base adapters data stages release checks defaults kind from adapter targets train epochs steps batch hub path
-    revision sha256 variant stage digest metric metrics turns min max max_increase against components layers tensors
-    exclude format sft fold import tone Tone records mine bits_per_byte recipes bases x-y x_y
+    schema deprecated formerly base adapters data stages release checks defaults kind from adapter targets train epochs
+    steps batch hub path revision sha256 variant stage digest metric metrics turns min max max_increase against
+    components layers tensors exclude format sft fold import tone Tone records mine bits_per_byte recipes bases x-y x_y
 """.split()  # noqa: SIM905 - a list of so many words is easier to read without their quotes
 WORDS = [*KEYS, "", "lora", "all", "a/b", "../b", "a@v1.0.0", HEX, f"sha256:{HEX}", COMMIT, "0-1", "0", "a b", "a.0.b"]
 LEAVES = st.one_of(

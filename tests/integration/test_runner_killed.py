@@ -19,6 +19,7 @@ from tests.standin import Standin, make_standin
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
 
 HEAD = "schema: 1\nbase: tiny\ndata: {talks: {path: data/talks.jsonl, format: messages}}\nstages:\n"
 PLAIN = f"{HEAD}  s: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 9}}}}\nrelease: s\n"
@@ -101,17 +102,24 @@ def rows(tree: Standin) -> list[str]:
     return [one for one in tree.ran if one.startswith("row:")]
 
 
-def wait(condition: object, build: subprocess.Popen[str]) -> None:
+def wait(condition: Callable[[], bool], build: subprocess.Popen[str], limit_s: float = LIMIT_S) -> None:
     """Until it holds; the build must not end before."""
-    until = time.monotonic() + LIMIT_S
-    while not condition():  # type: ignore[operator]
+    until = time.monotonic() + limit_s
+    while not condition():
         assert build.poll() is None, build.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
 
 
-def broken_off(place: Path, how: str, *command: str) -> Standin:
-    """A runner that is killed while it computes the second of three stages; the first has ended and is on a remote."""
+def broken_off(place: Path, how: str, *command: str, pushed: bool = False) -> Standin:
+    """A runner that is killed while it computes the second of three stages; the first has ended.
+
+    Args:
+        place: What all runners see.
+        how: Whether the build dies ``alone``, its ``group``, or all that the machine runs, as without ``power``.
+        command: The build.
+        pushed: Whether the bytes of the first stage are waited for on the remote.
+    """
     runner = clone(place, "one")
     if "--request" not in command:
         runner.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
@@ -123,11 +131,16 @@ def broken_off(place: Path, how: str, *command: str) -> Standin:
     try:
         wait(lambda: "end row:first" in told(tree), build)
         tree.tell(seconds="600")
-        wait(lambda: "start row:second" in told(tree) and set(remote.rglob("*.dir")) > before, build)
+        wait(lambda: "start row:second" in told(tree), build)
+        if pushed:
+            wait(lambda: set(remote.rglob("*.dir")) > before, build, limit_s=15)
     finally:
-        pids = {"alone": (), "group": (), "power": standing(runner.root)}[how]
-        build.kill() if how == "alone" else os.killpg(build.pid, signal.SIGKILL)
-        for pid in pids:
+        everything = standing(runner.root) if how == "power" else []
+        if how == "alone":
+            build.kill()
+        else:
+            os.killpg(build.pid, signal.SIGKILL)
+        for pid in everything:
             kill(pid)
     build.communicate()
     tree.tell(seconds="0")
@@ -172,23 +185,59 @@ def test_the_next_build_on_the_machine_computes_only_what_had_not_ended(asked: P
     assert tree.must("dvc", "repro", "--allow-missing").ran == []
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="what DVC was writing when the power went is not put right: the build ends with 8"
+)
+def test_a_lock_file_that_dvc_left_half_written_hinders_nobody(asked: Path, tmp_path: Path) -> None:
+    runner = broken_off(copy(asked, tmp_path), "power", *REQUEST)
+    (tree_of(runner).root / ".dvc/tmp/rwlock").write_text("")
+    runner.must(*REQUEST)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="bytes go when all stages have ended, not as each ends (builder/drive/drive.py)")
+def test_bytes_go_while_the_next_stage_runs(asked: Path, tmp_path: Path) -> None:
+    broken_off(copy(asked, tmp_path), "alone", *REQUEST, pushed=True)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="DVC's run cache on the remote is not read (decision 0013)")
 def test_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
     """It has nothing but git and the remotes."""
     place = copy(asked, tmp_path)
-    broken_off(place, "power", *REQUEST)
+    broken_off(place, "power", *REQUEST, pushed=True)
     other = clone(place, "two")
     other.must(*REQUEST)
     assert rows(tree_of(other)) == ["row:second", "row:third"]
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="bytes go when all stages have ended, not as each ends (builder/drive/drive.py)")
 def test_dvc_on_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
     """Of a trusted branch, whose bytes go to the remote that DVC looks at."""
     place = copy(asked, tmp_path)
-    broken_off(place, "power", "varietal", "build", "--push")
+    broken_off(place, "power", "varietal", "build", "--push", pushed=True)
     other = clone(place, "two")
     other.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
     other.must("dvc", "repro", "--pull", "--allow-missing")
     assert rows(other) == ["row:second", "row:third"]
+
+
+@pytest.mark.slow
+def test_another_machine_gives_what_the_first_would_have_given(asked: Path, tmp_path: Path) -> None:
+    """Whatever it has to compute again; nothing of the first is in its way, and the first may come back later."""
+    place = copy(asked, tmp_path)
+    first = broken_off(place, "power", *REQUEST)
+    other = clone(place, "two")
+    other.must(*REQUEST)
+    other.must("varietal", "publish", "--request", "origin/wish")
+    first.must(*REQUEST)
+    answer = first.call("varietal", "publish", "--request", "origin/wish")
+    assert answer.code == 5, answer.err
+    first.must("git", "fetch", "--quiet", "origin")
+    first.must("varietal", "gate", "--request", "origin/wish")
+    assert first.must("varietal", "plan", "--request", "origin/wish", "--check").code == 0
 
 
 def copy(asked: Path, tmp_path: Path) -> Path:

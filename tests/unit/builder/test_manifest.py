@@ -444,7 +444,8 @@ def test_a_manifest_that_is_no_table_is_refused() -> None:
     with pytest.raises(InvalidError) as caught:
         parse_manifest("support", value)
     assert str(caught.value.faults[0]).startswith(
-        "models/support/model.yaml: expected a table with schema, description, license, deprecated, formerly, base, adapters, models, data"
+        "models/support/model.yaml: expected a table with schema, description, license, deprecated, formerly, base, "
+        "adapters, models, data"
     )
 
 
