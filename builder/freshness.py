@@ -86,6 +86,7 @@ class _State:
             now, then = self._value(file, key), locked.parameters.get(file, {}).get(key)
             if now != then:
                 yield f"{key} is {now}, it was built with {then}"
+        yield from _gone(node, locked)
         yield from (reason for edge in node.edges if (reason := self._input_reason(edge, locked)))
         yield from self._record_reasons(address, locked)
 
@@ -137,6 +138,15 @@ class _State:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value
+
+
+def _gone(node: Node, locked: LockedStage) -> Iterator[str]:
+    """Keys that were read and are not there any more, such as the defaults of a kind: DVC forgets them in silence."""
+    read = set(node.params)
+    place = f"{pipeline_file(node.address.variant)}:{node.address.stage}"
+    for file, keys in locked.parameters.items():
+        for key in sorted(key for key in keys if (file, key) not in read):
+            yield f"{key} is gone, it was built with {keys[key]}: `dvc repro --force --single-item {place}`"
 
 
 def _md5(path: Path) -> str:

@@ -142,7 +142,7 @@ def broken_off(place: Path, how: str, *command: str, pushed: bool = False) -> St
             os.killpg(build.pid, signal.SIGKILL)
         for pid in everything:
             kill(pid)
-    build.communicate()
+        build.communicate()
     tree.tell(seconds="0")
     assert rows(tree) == ["row:first", "row:second"]
     return runner

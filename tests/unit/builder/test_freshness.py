@@ -131,6 +131,14 @@ def test_what_a_stage_is_made_from(root: Path) -> None:
     ]
 
 
+def test_defaults_that_were_taken_away_as_a_whole_are_seen_though_dvc_does_not(root: Path) -> None:
+    built = "      params.yaml: {recipes.sft: 1, defaults.sft: {train: {batch: 16}}}\n"
+    replace(root, "models/support/dvc.lock", "      params.yaml: {recipes.sft: 1}\n", built)
+    force = "`dvc repro --force --single-item models/support/dvc.yaml:tone`"
+    was = "{'train': {'batch': 16}}"
+    assert reasons(root) == (f"support:tone: defaults.sft is gone, it was built with {was}: {force}",)
+
+
 def test_a_changed_key(root: Path) -> None:
     replace(root, "models/support/model.yaml", "{tone: 1.0}", "{tone: 0.25}")
     then = "{'kind': 'fold', 'from': 'base', 'adapters': {'tone': 1.0}}"
