@@ -29,8 +29,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Build, release and pull the example variants in a temporary clone
 	demo/run
 
+# Files are shared out between two processes: a training or DVC waits more than it computes.
 test: check ## What CI runs: lint, types, pipelines up to date, every test but gpu and slow
-	pytest
+	pytest -n 2 --dist loadfile
 
 check: lint type compile-check ## The fast half of `make test`
 
