@@ -149,7 +149,7 @@ class _Loop:
 
     def run(self) -> Report:
         told = (0, False)
-        while not self._schedule.is_over or self._push_goes_on():
+        while self._push_goes_on() or not self._schedule.is_over:  # in this order: bytes go while stages run
             if (self._stopped_by, self._killing) != told:
                 told = (self._stopped_by, self._killing)
                 self._stop()

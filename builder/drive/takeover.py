@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCK", "end_marked", "only_build"]
 
 LOCK = ".varietal/build.lock"
+_DVC_READERS = ".dvc/tmp/rwlock"
 _POLL_S = 0.2
 
 
@@ -61,6 +62,7 @@ def only_build(root: Path, *, grace_s: float, say: Callable[[str], None]) -> Ite
         _, left = _read(path)
         if left:
             end_marked(left, grace_s=grace_s, say=say)
+            _remove_torn(root / _DVC_READERS, say)
         token = secrets.token_hex(16)
         _write(lock.fileno(), json.dumps({"pid": os.getpid(), "token": token}))
         yield token
@@ -99,6 +101,20 @@ def end_marked(token: str, *, grace_s: float, say: Callable[[str], None]) -> Non
             where=LOCK,
             mend="look what holds them (a device, a network disk), end them, then build again",
         )
+
+
+def _remove_torn(path: Path, say: Callable[[str], None]) -> None:
+    """Remove DVC's list of who reads and writes what, where a machine that stopped left it half written.
+
+    DVC refuses to go on with such a file; those in it are the processes of the killed build, which have ended.
+    """
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        say(f"{_DVC_READERS} was left half written: it is removed")
+        path.unlink()
 
 
 def _read(path: Path) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder.compiled import stale_files
 from builder.request.built import GENERATED, built_branch, built_message, published_of, tracked_ref
 from builder.request.carry import Carrier
 from builder.request.changes import changed_in_main
@@ -160,8 +161,8 @@ def publish_branch(
         say: Tells the person at the terminal.
 
     Raises:
-        RefusedError: The build is not finished, or something else is not committed.
-        InvalidError: No branch is checked out, and none was named.
+        RefusedError: The build is not finished, something else is not committed, or a pipeline is not the manifest's.
+        InvalidError: No branch is checked out, and none was named; a manifest is at fault.
         ConflictError: The origin's branch has commits that are not here.
         DigestMismatchError: An artifact is not what its record says.
         NotFoundError: An artifact is not on this machine, or there is no such remote.
@@ -173,6 +174,7 @@ def publish_branch(
         raise InvalidError("no branch is checked out", where="varietal publish", mend="name one: --branch NAME")
     ref = check_branch(repository, branch or own)
     entries = _kept(root, _changes(root))
+    _check_pipelines(root)
     tree = patched(root, tree_of(root, head), entries)
     base = _published_before(repository, head)
     homes = sorted({home_of(path) for path in changed_in_main(root, base, tree, GENERATED)} - {""})
@@ -196,6 +198,21 @@ def publish_branch(
         moved_bytes=moved_bytes,
         moved=moved,
     )
+
+
+def _check_pipelines(root: Path) -> None:
+    """Whoever builds the branch next runs what they say.
+
+    Raises:
+        RefusedError: One is not what its manifest says: stale, edited by hand, or with conflict markers in it.
+        InvalidError: A manifest is at fault.
+    """
+    if stale := stale_files(root):
+        raise RefusedError(
+            f"not what the manifests say: {', '.join(stale[:5])}",
+            where=str(root),
+            mend="run `varietal compile`, look at what it changed, build, and publish again",
+        )
 
 
 def _changes(root: Path) -> dict[str, bytes | None]:

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow  # one kill of a build is in `test_build.py`, in the default run
+
 HEAD = "schema: 1\nbase: tiny\ndata: {talks: {path: data/talks.jsonl, format: messages}}\nstages:\n"
-PLAIN = f"{HEAD}  s: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 9}}}}\nrelease: s\n"
+PLAIN = (
+    f"{HEAD}  s: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 9}}}}\n"
+    "release: s\nchecks: []\n"
+)
 ROW = (
     f"{HEAD}  first: {{kind: sft, from: base, data: talks, adapter: {{rank: 2}}, train: {{seed: 1}}}}\n"
     "  second: {kind: fold, from: base, adapters: {first: 1.0}}\n"
     "  third: {kind: sft, from: second, data: talks, adapter: {rank: 2}, train: {seed: 3}}\n"
-    "release: third\n"
+    "release: third\nchecks: []\n"
 )
 LIMIT_S = 60
 SCRIPT = f"""\
@@ -170,10 +175,7 @@ def kill(pid: int) -> None:
 REQUEST = ("varietal", "build", "--request", "origin/wish", "--push")
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["alone", pytest.param("group", marks=pytest.mark.slow), pytest.param("power", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("how", ["alone", "group", "power"])
 def test_the_next_build_on_the_machine_computes_only_what_had_not_ended(asked: Path, tmp_path: Path, how: str) -> None:
     place = copy(asked, tmp_path)
     runner = broken_off(place, how, *REQUEST)
@@ -185,23 +187,16 @@ def test_the_next_build_on_the_machine_computes_only_what_had_not_ended(asked: P
     assert tree.must("dvc", "repro", "--allow-missing").ran == []
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="what DVC was writing when the power went is not put right: the build ends with 8"
-)
 def test_a_lock_file_that_dvc_left_half_written_hinders_nobody(asked: Path, tmp_path: Path) -> None:
     runner = broken_off(copy(asked, tmp_path), "power", *REQUEST)
     (tree_of(runner).root / ".dvc/tmp/rwlock").write_text("")
     runner.must(*REQUEST)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="bytes go when all stages have ended, not as each ends (builder/drive/drive.py)")
 def test_bytes_go_while_the_next_stage_runs(asked: Path, tmp_path: Path) -> None:
     broken_off(copy(asked, tmp_path), "alone", *REQUEST, pushed=True)
 
 
-@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="DVC's run cache on the remote is not read (decision 0013)")
 def test_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
     """It has nothing but git and the remotes."""
@@ -212,8 +207,6 @@ def test_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Pat
     assert rows(tree_of(other)) == ["row:second", "row:third"]
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="bytes go when all stages have ended, not as each ends (builder/drive/drive.py)")
 def test_dvc_on_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
     """Of a trusted branch, whose bytes go to the remote that DVC looks at."""
     place = copy(asked, tmp_path)
@@ -224,7 +217,6 @@ def test_dvc_on_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_pa
     assert rows(other) == ["row:second", "row:third"]
 
 
-@pytest.mark.slow
 def test_another_machine_gives_what_the_first_would_have_given(asked: Path, tmp_path: Path) -> None:
     """Whatever it has to compute again; nothing of the first is in its way, and the first may come back later."""
     place = copy(asked, tmp_path)

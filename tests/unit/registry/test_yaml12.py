@@ -165,6 +165,10 @@ def test_a_key_twice_is_refused(text: str, expected: str) -> None:
             "a: b: c",
             "1 : not YAML: mapping values are not allowed in this context / correct the syntax at this line",
         ),
+        (
+            "a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n",
+            "2 : a merge left its conflict markers / take one side of each, then take the markers out",
+        ),
     ],
 )
 def test_what_readers_could_take_differently_is_refused(text: str, expected: str) -> None:
