@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from builder.weight_stages import BlendSource
     from registry.canonical import JSON
 
-__all__ = ["Address", "DataFile", "Edge", "Source", "edges_of", "plain", "resolve"]
+__all__ = ["Address", "DataFile", "Edge", "Source", "edges_of", "plain", "resolve", "said"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,16 @@ class Edge:
     name: str
     source: Source
     settings: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def said(self) -> Mapping[str, JSON]:
+        """What its action says of it."""
+        return said(self.settings, self.source.format if isinstance(self.source, DataFile) else "")
+
+
+def said(settings: Mapping[str, JSON], data_format: str) -> Mapping[str, JSON]:
+    """What decides the bytes beside an input's own: of data, also the format, since rows may be readable in several."""
+    return {**settings, "format": data_format} if data_format else settings
 
 
 def resolve(manifest: Manifest, name: str) -> Address:

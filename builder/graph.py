@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 from builder.edges import Address, DataFile, Edge, Source, edges_of, plain, resolve
+from builder.kinds import KINDS
 from builder.manifest import (
     BlendStage,
     DpoStage,
@@ -21,14 +22,16 @@ from builder.manifest import (
     effective,
 )
 from builder.names import BASE
+from registry.action import Action, ActionInput
 from registry.record import BASES, manifest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.load import Workspace
     from builder.manifest import Manifest, Stage
     from registry.canonical import JSON
+    from registry.digest import Digest
 
 __all__ = ["Address", "DataFile", "Edge", "Node", "Source", "build_graph", "reference_fields", "resolve"]
 
@@ -56,6 +59,20 @@ class Node:
     def action_settings(self) -> dict[str, JSON]:
         """The settings as plain values, with no name and no path in them: what an action keeps."""
         return _plain_settings(self.settings)
+
+    def action(self, digests: Sequence[Digest]) -> Action:
+        """What the stage does, once its inputs are known.
+
+        Args:
+            digests: One for each edge, in their order.
+        """
+        pairs = zip(self.edges, digests, strict=True)
+        return Action(
+            kind=self.kind,
+            recipe=KINDS[self.kind].recipe,
+            settings=self.action_settings(),
+            inputs=tuple(ActionInput(role=edge.role, digest=digest, settings=edge.said) for edge, digest in pairs),
+        )
 
 
 def build_graph(workspace: Workspace) -> dict[Address, Node]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from builder.call import call
 from builder.compiled import is_written
+from builder.edges import said
 from builder.graph import Address, DataFile, build_graph
 from builder.kinds import KINDS
 from builder.load import load
@@ -28,7 +29,6 @@ from builder.rows import check_rows
 from builder.runner import read_runner
 from builder.stage import Context, Input
 from builder.work import WorkFolder, full_disk, open_work, publish
-from registry.action import Action, ActionInput
 from registry.artifact import Artifact
 from registry.canonical import encode
 from registry.digest import digest_file
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from builder.graph import Edge, Node
     from builder.load import Workspace
-    from registry.canonical import JSON
+    from registry.action import Action
     from registry.digest import Digest
     from registry.index import Index
     from registry.lineage import Sightings
@@ -177,18 +177,7 @@ def _check_pipeline(root: Path, graph: Mapping[Address, Node], variant: str) -> 
 
 def _prepare(root: Path, node: Node, index: Sightings) -> _Job:
     inputs = tuple(_verified(root, edge, index) for edge in node.edges)
-    action = Action(
-        kind=node.kind,
-        recipe=KINDS[node.kind].recipe,
-        settings=node.action_settings(),
-        inputs=tuple(ActionInput(role=one.role, digest=one.digest, settings=_said(one)) for one in inputs),
-    )
-    return _Job(root=root, node=node, inputs=inputs, action=action)
-
-
-def _said(one: Input) -> Mapping[str, JSON]:
-    """What decides the bytes beside an input's own: of data, also the format, since rows may be readable in several."""
-    return {**one.settings, "format": one.format} if one.format else one.settings
+    return _Job(root=root, node=node, inputs=inputs, action=node.action([one.digest for one in inputs]))
 
 
 def _verified(root: Path, edge: Edge, index: Sightings) -> Input:
@@ -327,7 +316,7 @@ def _recorded(inputs: tuple[Input, ...]) -> tuple[RecordInput, ...]:
     for one in inputs:
         groups.setdefault((one.role, one.digest), []).append(one)
     for some in groups.values():
-        some.sort(key=lambda one: encode({**_said(one)}))
+        some.sort(key=lambda one: encode({**said(one.settings, one.format)}))
     ordered = [groups[one.role, one.digest].pop(0) for one in inputs]
     return tuple(
         RecordInput(

@@ -10,7 +10,6 @@ from builder.load import Workspace
 from builder.manifest import parse_manifest, parse_project
 from builder.runner import Runner
 from builder.stage import Context, Input
-from registry.action import Action, ActionInput
 from registry.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from builder.graph import Node
     from builder.stage import Outcome
 
-__all__ = ["action_of", "inputs_of", "node_of", "run_node", "turned"]
+__all__ = ["inputs_of", "node_of", "run_node", "turned"]
 
 _PINNED: Final = {"path": "sources/some", "sha256": "a" * 64}
 _PROJECT: Final = {
@@ -81,16 +80,6 @@ def inputs_of(node: Node, folders: Mapping[str, Path]) -> tuple[Input, ...]:
         )
         inputs.append(made)
     return tuple(inputs)
-
-
-def action_of(node: Node, inputs: Iterable[Input]) -> Action:
-    """What a record says that the stage does."""
-    return Action(
-        kind=node.kind,
-        recipe=KINDS[node.kind].recipe,
-        settings=node.action_settings(),
-        inputs=tuple(ActionInput(role=one.role, digest=one.digest, settings=one.settings) for one in inputs),
-    )
 
 
 def run_node(node: Node, inputs: tuple[Input, ...], out: Path, *, threads: int = 1) -> Outcome:

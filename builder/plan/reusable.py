@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from builder.address import Address, DataFile
-from builder.kinds import KINDS
+from builder.address import Address
 from builder.manifest import PinnedRef
 from builder.reuse import candidates_of
-from registry.action import Action, ActionInput
 from registry.digest import digest_bytes
 from registry.errors import Error
 from registry.history import Repository
@@ -22,14 +20,13 @@ from registry.refs import Version
 from registry.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    from builder.address import Source
     from builder.edges import Edge
     from builder.graph import Node
     from builder.plan.evidence import Evidence
-    from registry.canonical import JSON
+    from registry.action import Action
     from registry.digest import Digest
     from registry.record import Record
 
@@ -62,13 +59,13 @@ def action_of(node: Node, digest: Callable[[Edge], Digest | None]) -> Action | N
         node: The stage.
         digest: Digest of an input, or what stands in for it.
     """
-    inputs: list[ActionInput] = []
+    digests: list[Digest] = []
     for edge in node.edges:
         found = digest(edge)
         if found is None:
             return None
-        inputs.append(ActionInput(role=edge.role, digest=found, settings=_said(edge)))
-    return Action(kind=node.kind, recipe=KINDS[node.kind].recipe, settings=node.action_settings(), inputs=tuple(inputs))
+        digests.append(found)
+    return node.action(digests)
 
 
 def stand_in(what: str) -> Digest:
@@ -135,9 +132,3 @@ class Earlier:
             in_tree = self._evidence.folder_md5(address) == oid
             missing, lacking = (0, False) if in_tree else self._evidence.missing_bytes(oid, sizes)
         return Found(ref=ref, record=record, oid=oid, sure=alone and not lacking, missing_bytes=missing)
-
-
-def _said(edge: Edge) -> Mapping[str, JSON]:
-    """What decides the bytes beside an input's own: of data, also the format, since rows may be readable in several."""
-    source: Source = edge.source
-    return {**edge.settings, "format": source.format} if isinstance(source, DataFile) else edge.settings

@@ -17,7 +17,7 @@ from builder.blend_methods import BLEND_METHODS
 from builder.weights.blend import operands
 from builder.weights.stream import CPU, Scratch
 from registry.artifact import Artifact
-from tests.staged import action_of, inputs_of, node_of, run_node
+from tests.staged import inputs_of, node_of, run_node
 from tests.workshop import DOWN, HIDDEN, INNER, QUERY, WORDS, Workshop, llama, lora
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def make(node: Node, folders: Mapping[str, Path], out: Path, *, threads: int = 1
     outcome = run_node(node, inputs, out, threads=threads)
     artifact = Artifact.from_folder(out, outcome.type, outcome.written)
     artifact.verify_folder(out)
-    return Made(artifact=artifact, action=action_of(node, inputs), outcome=outcome)
+    return Made(artifact=artifact, action=node.action([one.digest for one in inputs]), outcome=outcome)
 
 
 def of(name: str, folders: Mapping[str, Path]) -> Mapping[str, Path]:
