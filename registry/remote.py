@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from registry.http_body import HttpFileSystem
     from registry.store import Readable
 
-__all__ = ["Database", "DvcCache", "DvcRemote", "Source", "connect", "narrowed"]
+__all__ = ["Database", "DvcCache", "DvcRemote", "Source", "connect", "narrowed", "read_dvc_config"]
 
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _QUERIES = 8  # objects asked about at once
@@ -396,15 +396,24 @@ def _cache_folder(root: Path) -> Path:
     """``cache.dir``; the nearer of DVC's configuration files wins, relative paths start at the file's folder."""
     folder = root / ".dvc" / "cache"
     for path in (_SYSTEM_CONFIG, _USER_CONFIG.expanduser(), root / ".dvc/config", root / ".dvc/config.local"):
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            parser.read(path, encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            raise InvalidError(
-                f"not a configuration file of DVC: {' '.join(str(error).split())}",
-                where=str(path),
-                mend="correct it, or write it with `dvc config`",
-            ) from error
-        if value := parser.get("cache", "dir", fallback="").strip("'\""):
+        if value := read_dvc_config(path).get("cache", "dir", fallback="").strip("'\""):
             folder = path.parent / Path(value).expanduser()
     return folder
+
+
+def read_dvc_config(path: Path) -> configparser.ConfigParser:
+    """One of DVC's configuration files; empty where there is none.
+
+    Raises:
+        InvalidError: It is no such file, or cannot be read.
+    """
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError, OSError) as error:
+        raise InvalidError(
+            f"not a configuration file of DVC: {' '.join(str(error).split())}",
+            where=str(path),
+            mend="correct it, or write it with `dvc config`",
+        ) from error
+    return parser

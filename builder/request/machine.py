@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from builder.runner import RUNNER_FILE, read_runner
 from builder.work import write_file
-from registry.errors import InvalidError, RefusedError
+from registry.errors import RefusedError
 from registry.plain_file import read_plain
-from registry.remote import DvcCache
+from registry.remote import DvcCache, read_dvc_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +49,8 @@ def give_settings(runner: Path, target: Path) -> None:
         write_file(target / RUNNER_FILE, read_plain(runner / RUNNER_FILE))
     if not (target / _CONFIG).is_file():
         return
-    local = _read(runner / _LOCAL)
-    committed = _read(target / _CONFIG)
+    local = read_dvc_config(runner / _LOCAL)
+    committed = read_dvc_config(target / _CONFIG)
     needed = _needed(runner, committed, local)
     written = configparser.ConfigParser(interpolation=None, strict=False)
     for parser in (committed, local):
@@ -108,7 +108,7 @@ def remote_names(root: Path) -> frozenset[str]:
         InvalidError: A configuration file of DVC cannot be read.
     """
     files = (Path("/etc/xdg/dvc/config"), Path("~/.config/dvc/config").expanduser(), root / _CONFIG, root / _LOCAL)
-    sections = [section for path in files for section in _read(path).sections()]
+    sections = [section for path in files for section in read_dvc_config(path).sections()]
     return frozenset(found[1] for section in sections if (found := _REMOTE.fullmatch(section)) is not None)
 
 
@@ -137,16 +137,3 @@ def _kept(
             yield key, str((folder / value).resolve())
         elif everything:
             yield key, value
-
-
-def _read(path: Path) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError, OSError) as error:
-        raise InvalidError(
-            f"not a configuration file of DVC: {' '.join(str(error).split())}",
-            where=str(path),
-            mend="correct it, or write it with `dvc config`",
-        ) from error
-    return parser

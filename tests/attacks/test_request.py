@@ -144,7 +144,7 @@ def test_commands_in_pipelines_are_never_taken(forge: Forge) -> None:
     ],
 )
 def test_what_is_not_taken_is_not_there_and_is_told(forge: Forge, path: str) -> None:
-    forge.ask({path: "[core]\n    remote = evil\n['remote \"evil\"']\n    url = /tmp/evil\n"})
+    forge.ask({path: "[core]\n    remote = evil\n['remote \"evil\"']\n    url = ../evil\n"})
     assembled = forge.assemble()
     there, kept = ((root / path) for root in (assembled.root, forge.runner))
     found = there.read_bytes() if there.exists() else b""

@@ -60,5 +60,5 @@ def test_without_a_device_nothing_is_said_of_one() -> None:
 
 def test_a_token_in_the_home_folder_is_sent_only_where_the_runner_lets_tokens_through() -> None:
     name = "HF_HUB_DISABLE_IMPLICIT_TOKEN"
-    assert stage_environment({"HOME": "/home/me"})[name] == "1"
-    assert name not in stage_environment({"HOME": "/home/me"}, passed=["HF_TOKEN"])
+    assert stage_environment({"HOME": "home"})[name] == "1"
+    assert name not in stage_environment({"HOME": "home"}, passed=["HF_TOKEN"])

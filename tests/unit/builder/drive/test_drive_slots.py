@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from builder.drive.slots import Slot, find_devices, make_slots
@@ -59,7 +60,7 @@ def test_the_driver_is_asked_where_nobody_says(monkeypatch: pytest.MonkeyPatch, 
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 0\necho 1\n")
     tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.defpath}")
     assert find_devices(Runner(), {}) == ("0", "1")
     tool.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
     assert find_devices(Runner(), {}) == ()
