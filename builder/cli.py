@@ -27,6 +27,7 @@ from builder.verbs import (
 )
 from registry import cli as registry_cli
 from registry.errors import Error, InvalidError, MachineError, NotFoundError, RefusedError
+from registry.terminal import Group, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    cls=registry_cli.Group,
+    cls=Group,
 )
 registry_cli.register(app)
 build.register(app)
@@ -120,7 +121,7 @@ def _run(
 
     take_share(os.environ)  # before torch counts its threads
     with Index.open(Repository(root)) as index:
-        run_stage(root, Address(variant=variant, stage=stage), index=index, store=registry_cli.open_store(), say=say)
+        run_stage(root, Address(variant=variant, stage=stage), index=index, store=open_store(), say=say)
 
 
 @app.command("components")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from registry.canonical import pretty
+from registry.terminal import Json, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,19 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Json", "answer", "repository_root", "say"]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
 
 def answer(json: bool, value: JSON, lines: Sequence[str]) -> None:  # noqa: FBT001 - named at no call
     """Print an answer, in the form that was asked for."""
-    text = pretty(value).decode() if json else "".join(f"{line}\n" for line in lines)
+    text = pretty(value).decode() if json else "".join(f"{harmless(line)}\n" for line in lines)
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal."""
-    sys.stderr.write(f"{line}\n")
+    """Tell the person at the terminal; an error has several lines."""
+    sys.stderr.write("".join(f"{harmless(one)}\n" for one in line.split("\n")))
 
 
 def repository_root() -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder.terminal import Json, answer, repository_root, say
-from registry import cli as registry_cli
+from registry.terminal import open_store
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,7 +38,7 @@ def _diff(
     from builder.weights.diff import diff, draw, tabulate
 
     def opened(ref: str) -> AbstractContextManager[tuple[Path, Artifact]]:
-        return open_artifact(repository_root, ref, registry_cli.open_store, say)
+        return open_artifact(repository_root, ref, open_store, say)
 
     with opened(before) as (old_folder, old), opened(after) as (new_folder, new), enough_memory("varietal diff"):
         rows = diff(old_folder, old, new_folder, new, threads=len(os.sched_getaffinity(0)))

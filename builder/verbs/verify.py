@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from builder.terminal import Json, say
-from registry import cli as registry_cli
 from registry.errors import DigestMismatchError, RefusedError
+from registry.terminal import RefText, open_store, print_report
 
 if TYPE_CHECKING:
     from builder.proof import Recomputed
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _verify(
-    ref: registry_cli.RefText,
+    ref: RefText,
     folder: Annotated[Path | None, typer.Argument(help="A folder that should hold the artifact.")] = None,
     *,
     recompute: Annotated[
@@ -52,7 +52,7 @@ def _verify(
         "recomputed": None if again is None else again.to_json(),
     }
     lines = [] if again is None else again.lines()
-    registry_cli.print_report(Report(value, [*report.lines, *lines]), json=json)
+    print_report(Report(value, [*report.lines, *lines]), json=json)
     if again is not None:
         _judge(again)
 
@@ -62,7 +62,7 @@ def _recompute(repository: Repository, record: Record) -> Recomputed:
     from registry.index import Index
 
     with Index.open(repository) as index:
-        return recompute(repository.root, record, index=index, store=registry_cli.open_store(), say=say)
+        return recompute(repository.root, record, index=index, store=open_store(), say=say)
 
 
 def _judge(again: Recomputed) -> None:
