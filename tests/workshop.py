@@ -118,7 +118,7 @@ class Workshop:
         written = write_adapter(
             folder,
             tensors=lora({QUERY: (HIDDEN, HIDDEN), DOWN: (HIDDEN, INNER)}) if tensors is None else tensors,
-            config={"peft_type": "LORA", "r": 2, "lora_alpha": 4} | config,
+            config=config if "peft_type" in config else {"peft_type": "LORA", "r": 2, "lora_alpha": 4} | config,
             provenance=Provenance(kind="sft", method="lora", inputs=inputs),
         )
         Artifact.from_folder(folder, "adapter", written).write(folder)

@@ -50,3 +50,25 @@ def test_cpu_and_gpu_give_the_same_bytes(tmp_path: Path, dtype: torch.dtype, *, 
     adapter = shop.input("adapter", shop.adapter(base, tensors, use_dora=dora), name="tone", weight=0.7)
     digests = {folded(shop.context(SETTINGS, shop.input("from", base), adapter), device) for device in ("cpu", "cuda")}
     assert len(digests) == 1
+
+
+@pytest.mark.gpu(count=1)
+@pytest.mark.parametrize("series", [False, True])
+def test_rotations_give_the_same_bytes_from_several_threads(tmp_path: Path, *, series: bool) -> None:
+    # Without the series a linear system is solved, by a library that a GPU loads at its first call.
+    shop = Workshop(root=tmp_path)
+    base = shop.model(llama(dtype=torch.bfloat16))
+    generator = torch.Generator().manual_seed(3)
+    size = 4
+    tensors = {
+        f"base_model.model.{module}.oft_R.weight": torch.randn(
+            columns // size, size * (size - 1) // 2, generator=generator
+        ).mul_(0.1)
+        for module, (_, columns) in MODULES.items()
+    }
+    settings: dict[str, Any] = {"oft_block_size": size, "use_cayley_neumann": series, "peft_version": "0.21.2"}
+    adapter = shop.input(
+        "adapter", shop.adapter(base, tensors, peft_type="OFT", r=0, **settings), name="tone", weight=1.0
+    )
+    digests = {folded(shop.context(SETTINGS, shop.input("from", base), adapter), device) for device in ("cpu", "cuda")}
+    assert len(digests) == 1
