@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from builder.clash import Clash
 from builder.weight_stages import BlendMethod, BlendSettings, BlendSource, BlendStage
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from registry.yaml12 import KeyPath
 
-__all__ = ["BLEND_METHODS", "BlendNeeds", "Clash", "clashes"]
+__all__ = ["BLEND_METHODS", "BlendNeeds", "clashes"]
 
 BaseNeed: TypeAlias = Literal["unread", "optional", "needed"]
 
@@ -55,20 +56,6 @@ class BlendNeeds:
         bound = "exactly" if self.fewest == self.most else "at least" if count < self.fewest else "at most"
         number = self.fewest if count < self.fewest else self.most
         return f"{_models(count)}{' beside the base' if self.base == 'needed' else ''}, needs {bound} {number}"
-
-
-class Clash(NamedTuple):
-    """Something that a stage says and its method cannot have.
-
-    Attributes:
-        path: Keys within the stage.
-        problem: What was found.
-        mend: What to write instead.
-    """
-
-    path: KeyPath
-    problem: str
-    mend: str
 
 
 def _task(*source: str, normalize: bool = False, rescale: bool = False, random: bool = False) -> BlendNeeds:

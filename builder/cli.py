@@ -26,6 +26,8 @@ from builder.verbs import (
     verify,
 )
 from registry import cli as registry_cli
+from registry.conflict_markers import left_markers
+from registry.counted import counted
 from registry.errors import Error, InvalidError, MachineError, NotFoundError, RefusedError
 from registry.terminal import Group, open_store
 
@@ -90,7 +92,8 @@ def _compile(
         stale = stale_files(root)
         answer(json, {"stale": list(stale)}, stale or ["every pipeline is what its manifest says"])
         if stale:
-            raise RefusedError(f"{len(stale)} files are stale", where=", ".join(stale), mend="run `varietal compile`")
+            said = counted(len(stale), "file is stale", "files are stale") + left_markers(root, stale)
+            raise RefusedError(said, where=", ".join(stale), mend="run `varietal compile`")
         return
     changes = write_pipelines(root)
     lines = [f"wrote {path}" for path in changes.written] + [f"removed {path}" for path in changes.removed]

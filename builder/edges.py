@@ -10,7 +10,6 @@ from builder.manifest import (
     BaseName,
     BlendStage,
     CastStage,
-    DpoStage,
     EvaluateStage,
     ExtractStage,
     FolderAdapter,
@@ -19,10 +18,10 @@ from builder.manifest import (
     GraftStage,
     HubAdapter,
     PretrainStage,
-    SftStage,
     StageRef,
 )
 from builder.names import BASE
+from builder.train_stages import TrainStage
 from builder.weighting import Weighting
 from registry.components import Selector
 from registry.errors import InvalidError
@@ -94,7 +93,7 @@ def edges_of(workspace: Workspace, manifest: Manifest, name: str, stage: Stage) 
     match stage:
         case PretrainStage():
             yield _data_edge(manifest, stage.data)
-        case SftStage() | DpoStage():
+        case _ if isinstance(stage, TrainStage):
             yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
             yield _data_edge(manifest, stage.data)
         case EvaluateStage():
@@ -189,7 +188,7 @@ def model_under(workspace: Workspace, address: Address) -> Address | None:
         return _model_under_all(workspace, manifest, address.stage, stage)
     if isinstance(stage, ExtractStage):
         return resolve(manifest, stage.against)
-    if not isinstance(stage, SftStage | DpoStage):
+    if not isinstance(stage, TrainStage):
         return None
     start = resolve(manifest, stage.from_)
     return model_under(workspace, start) or (start if stage.adapter is not None else None)

@@ -10,11 +10,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from builder.compiled import is_written
+from builder.copies import copy_problem, record_md5
 from builder.graph import Address, DataFile
 from builder.pipeline import pipeline_file, pipelines
+from builder.places import copy_of
 from registry import yaml12
+from registry.conflict_markers import left_markers
 from registry.lock import Lock
-from registry.record import BASES, artifact_folder, artifact_record, git_record, lock_file
+from registry.record import BASES, artifact_folder, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -74,7 +77,7 @@ class _State:
         texts = pipelines(self._graph)
         for path in sorted(str(pipeline_file(variant)) for variant in variants):
             if not is_written(self._root / path, texts[path]):
-                yield f"{path} is not what the manifest says: run `varietal compile`"
+                yield f"{path} is not what the manifest says{left_markers(self._root, [path])}: run `varietal compile`"
 
     def reasons(self, node: Node) -> Iterator[str]:
         address = node.address
@@ -113,12 +116,10 @@ class _State:
 
     def _record_reasons(self, address: Address, locked: LockedStage) -> Iterator[str]:
         """DVC never looks at the copy in git, so it is held against the lock here."""
-        output = locked.outputs.get(str(artifact_record(address.variant, address.stage)))
-        path = git_record(address.variant, address.stage)
-        found = _md5(self._root / path)
-        if output is None or found != output.md5:
-            problem = "not the record that was built" if found else "not there"
-            yield f"{path} is {problem}: run `varietal run {address.variant} records`"
+        path = self._root / copy_of(address)
+        data = path.read_bytes() if path.is_file() else None
+        if problem := copy_problem(address, data, record_md5(locked, address)):
+            yield problem
 
     def _locked(self, address: Address) -> LockedStage | None:
         name = f"base@{address.stage}" if address.variant == BASES else address.stage

@@ -9,7 +9,6 @@ from builder.edges import Address, DataFile, Edge, Source, edges_of, plain, reso
 from builder.kinds import KINDS
 from builder.manifest import (
     BlendStage,
-    DpoStage,
     EvaluateStage,
     FolderAdapter,
     FolderBase,
@@ -17,11 +16,11 @@ from builder.manifest import (
     HubBase,
     PinnedRef,
     PretrainStage,
-    SftStage,
     StageRef,
     effective,
 )
 from builder.names import BASE
+from builder.train_stages import TrainStage
 from registry.action import Action, ActionInput
 from registry.record import BASES, manifest_file
 
@@ -156,7 +155,7 @@ def _data_names(stage: Stage) -> set[str]:
     match stage:
         case EvaluateStage():
             return {metric.data for metric in stage.metrics.values()}
-        case PretrainStage() | SftStage() | DpoStage():
+        case _ if isinstance(stage, PretrainStage | TrainStage):
             return {stage.data}
         case _:
             return set()

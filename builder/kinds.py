@@ -37,8 +37,8 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "import": Kind(recipe=1, function="builder.stages.imports:import_"),
     "pretrain": Kind(recipe=1, function="builder.stages.pretrain:pretrain"),
-    "sft": Kind(recipe=1, function="builder.stages.train:sft"),
-    "dpo": Kind(recipe=1, function="builder.stages.train:dpo"),
+    "sft": Kind(recipe=1, function="builder.stages.sft:sft"),
+    "dpo": Kind(recipe=1, function="builder.stages.dpo:dpo"),
     "fold": Kind(recipe=1, function="builder.stages.fold:fold", weights=True),
     "fuse": Kind(recipe=1, function="builder.stages.fuse:fuse", weights=True),
     "blend": Kind(recipe=1, function="builder.stages.blend:blend", weights=True),

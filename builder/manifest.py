@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypeVar, cast
 
+from builder.adapter_settings import LoraSettings
 from builder.compound import Either
 from builder.names import (
     BASE,
@@ -26,23 +27,15 @@ from builder.names import (
     SshKey,
     VariantName,
 )
-from builder.settings import (
-    DpoTraining,
-    LoraSettings,
-    Metric,
-    NetworkSettings,
-    PretrainTraining,
-    SftTraining,
-    TokenizerSettings,
-    Training,
-)
+from builder.settings import Metric, NetworkSettings, TokenizerSettings
 from builder.shapes import Number, Reading
 from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
+from builder.train_settings import DpoTraining, PretrainTraining, SftTraining, Training
+from builder.train_stages import DpoStage, PretrainStage, SftStage
 from builder.weight_stages import BlendStage, CastStage, ExtractStage, FoldStage, FuseStage, GraftStage
 from registry.canonical import JSON
 from registry.errors import InvalidError
 from registry.record import BASES, manifest_file
-from registry.selector import Selector
 
 if TYPE_CHECKING:
     from registry.artifact import ArtifactType
@@ -96,13 +89,6 @@ _Found = TypeVar("_Found")
 
 Kind: TypeAlias = Literal[
     "import", "pretrain", "sft", "dpo", "fold", "fuse", "blend", "extract", "graft", "cast", "evaluate"
-]
-Start: TypeAlias = Annotated[Name, Key("What to start from: `base`, a stage or an adapter.", name="from", own=True)]
-NewAdapter: TypeAlias = Annotated[
-    LoraSettings | None, Key("Train a new adapter; absent: train what `from` gives, an adapter or a model.")
-]
-Targets: TypeAlias = Annotated[
-    Selector | None, Key("Without an adapter: the weights of the model to train; absent: all of them.", own=True)
 ]
 Format: TypeAlias = Literal["messages", "preference", "text"]
 PartialStages: TypeAlias = Mapping[str, Mapping[str, JSON]]
@@ -189,50 +175,6 @@ class DataSet:
 
     path: Annotated[RepositoryPath, Key("The file, from the root of the repository.")]
     format: Annotated[Format, Key("What its rows are: `messages`, `preference` (prompt, chosen, rejected) or `text`.")]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainStage:
-    """Makes a small model and its tokenizer from text."""
-
-    kind: Annotated[Literal["pretrain"], Key("Kind of the stage.", required=True, own=True)] = "pretrain"
-    data: Annotated[Name, Key("A data set of texts.", own=True)]
-    network: Annotated[NetworkSettings, Key("The network.")]
-    tokenizer: Annotated[TokenizerSettings, Key("The tokenizer.")] = field(default_factory=TokenizerSettings)
-    train: Annotated[PretrainTraining, Key("How to train.")] = field(default_factory=PretrainTraining)
-
-
-_ADAPTER_OR_TARGETS = Rules(
-    either=(Either(groups=(("adapter",), ("targets",)), mend="move `targets` into `adapter`"),),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SftStage:
-    """Supervised fine-tuning on messages or text."""
-
-    RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
-
-    kind: Annotated[Literal["sft"], Key("Kind of the stage.", required=True, own=True)] = "sft"
-    from_: Start
-    data: Annotated[Name, Key("A data set of messages or texts.", own=True)]
-    adapter: NewAdapter = None
-    targets: Targets = None
-    train: Annotated[SftTraining, Key("How to train.")] = field(default_factory=SftTraining)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DpoStage:
-    """Direct preference optimisation; the reference is what `from` gives."""
-
-    RULES: ClassVar[Rules] = _ADAPTER_OR_TARGETS
-
-    kind: Annotated[Literal["dpo"], Key("Kind of the stage.", required=True, own=True)] = "dpo"
-    from_: Start
-    data: Annotated[Name, Key("A data set of preferences.", own=True)]
-    adapter: NewAdapter = None
-    targets: Targets = None
-    train: Annotated[DpoTraining, Key("How to train.")] = field(default_factory=DpoTraining)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -426,10 +368,6 @@ def effective(project: Project, manifest: Manifest, stage_name: str) -> Stage:
 def references(stage: Stage) -> list[tuple[str, str]]:
     """What a stage points at, as pairs of a role and a name of the manifest, in the order of its inputs."""
     match stage:
-        case PretrainStage():
-            return [("data", stage.data)]
-        case SftStage() | DpoStage():
-            return [("from", stage.from_), ("data", stage.data)]
         case EvaluateStage():
             against = [("against", stage.against)] if stage.against else []
             return [("from", stage.from_), *against, *(("data", one.data) for one in stage.metrics.values())]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from builder.manifest import (
     BlendStage,
     CastStage,
-    DpoStage,
     EvaluateStage,
     ExtractStage,
     FolderAdapter,
@@ -22,8 +21,8 @@ from builder.manifest import (
     FuseStage,
     GraftStage,
     PretrainStage,
-    SftStage,
 )
+from builder.train_stages import TrainStage
 from registry.components import Network, layer_of
 from registry.errors import MachineError
 from registry.safetensors import DTYPE_BYTES
@@ -68,7 +67,7 @@ def artifact_bytes(settings: Stage | ImportSource, inputs: Sequence[Input], root
             return sum(path.stat().st_size for path in (root / settings.path).glob("*") if path.is_file())
         case PretrainStage():
             return _network(settings.network, settings.tokenizer.vocabulary)
-        case SftStage() | DpoStage():
+        case _ if isinstance(settings, TrainStage):
             return _trained(settings, given)
         case EvaluateStage():
             return 0
@@ -97,7 +96,7 @@ def check_room(root: Path, settings: Stage | ImportSource, inputs: Sequence[Inpu
         )
 
 
-def _trained(settings: SftStage | DpoStage, given: Sequence[_Given]) -> int:
+def _trained(settings: TrainStage, given: Sequence[_Given]) -> int:
     if settings.adapter is not None:
         rank = settings.adapter.rank  # PEFT takes any, beyond that of the matrix too
         sides = [sum(rows + columns for rows, columns in _matrices(artifact)) for _, artifact in given]

@@ -13,7 +13,6 @@ from builder.manifest import (
     BaseName,
     BlendStage,
     CastStage,
-    DpoStage,
     EvaluateStage,
     ExtractStage,
     FolderAdapter,
@@ -22,7 +21,6 @@ from builder.manifest import (
     GraftStage,
     HubAdapter,
     PretrainStage,
-    SftStage,
     StageRef,
     effective,
     references,
@@ -31,6 +29,8 @@ from builder.manifest import (
 from builder.measures import MEASURING, labels_of
 from builder.shapes import nearest
 from builder.stages.metrics import METRICS
+from builder.train_rules import training_clashes
+from builder.train_stages import TrainStage
 from builder.weighting import ONE
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _check_stage(scope: _Scope, name: str) -> None:
     match stage:
         case PretrainStage():
             _check_data(scope, (*path, "data"), stage.data, ("text",), "pretrain")
-        case SftStage() | DpoStage():
+        case _ if isinstance(stage, TrainStage):
             _check_training(scope, path, stage)
         case EvaluateStage():
             _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
@@ -210,11 +210,10 @@ def _check_settings(scope: _Scope, name: str) -> None:
     path: KeyPath = ("stages", name)
     if isinstance(stage, PretrainStage):
         _check_network(scope, path, stage)
-    elif isinstance(stage, SftStage) and stage.train.loss_on == "assistant":
+    elif isinstance(stage, TrainStage):
         data = scope.manifest.data.get(stage.data)
-        if data is not None and data.format == "text":
-            mend = "write `train: {loss_on: all}` in the stage"
-            scope.fault((*path, "train", "loss_on"), "rows of text have no assistant's turns to learn", mend)
+        for clash in training_clashes(stage, "" if data is None else data.format):
+            scope.fault((*path, *clash.path), clash.problem, clash.mend)
     elif isinstance(stage, GraftStage):
         _check_graft(scope, path, stage)
     elif isinstance(stage, FuseStage):
@@ -222,9 +221,6 @@ def _check_settings(scope: _Scope, name: str) -> None:
     elif isinstance(stage, BlendStage):
         for clash in clashes(stage):
             scope.fault((*path, *clash.path), clash.problem, clash.mend)
-    elif isinstance(stage, DpoStage) and stage.train.label_smoothing and stage.train.loss != "sigmoid":
-        problem = f"the {stage.train.loss} loss has no label smoothing"
-        scope.fault((*path, "train", "label_smoothing"), problem, "write 0, or `loss: sigmoid`")
 
 
 def _check_fuse(scope: _Scope, path: KeyPath, stage: FuseStage) -> None:
@@ -259,9 +255,8 @@ def _check_graft(scope: _Scope, path: KeyPath, stage: GraftStage) -> None:
             scope.fault((*path, "head", "labels"), f"a {stage.head.type} head has no labels", "take them out")
 
 
-def _check_training(scope: _Scope, path: KeyPath, stage: SftStage | DpoStage) -> None:
-    formats = ("messages", "text") if isinstance(stage, SftStage) else ("preference",)
-    _check_data(scope, (*path, "data"), stage.data, formats, stage.kind)
+def _check_training(scope: _Scope, path: KeyPath, stage: TrainStage) -> None:
+    _check_data(scope, (*path, "data"), stage.data, stage.FORMATS, stage.kind)
     _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
     if type_of(scope.manifest, stage.from_) != "adapter":
         return

@@ -31,6 +31,7 @@ from builder.stage import Context, Input
 from builder.work import WorkFolder, full_disk, open_work, publish
 from registry.artifact import Artifact
 from registry.canonical import encode
+from registry.conflict_markers import left_markers
 from registry.digest import digest_file
 from registry.errors import InvalidError, NotFoundError, RefusedError
 from registry.history import Repository
@@ -171,7 +172,9 @@ def _check_pipeline(root: Path, graph: Mapping[Address, Node], variant: str) -> 
     path = str(pipeline_file(variant))
     if not is_written(root / path, pipelines(graph)[path]):
         raise InvalidError(
-            "the pipeline is not what the manifests say", where=path, mend="run `varietal compile`, then `dvc repro`"
+            f"the pipeline is not what the manifests say{left_markers(root, [path])}",
+            where=path,
+            mend="run `varietal compile`, then `dvc repro`",
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from registry.artifact import check_path
 from registry.block_yaml import read_block
+from registry.conflict_markers import conflict_line
 from registry.errors import InvalidError, NotFoundError
 from registry.yaml12 import load
 
@@ -82,9 +83,10 @@ class Lock:
         """Read a lock file.
 
         Raises:
-            InvalidError: It is not what DVC 3 writes, or a path leaves the repository.
+            InvalidError: It is not what DVC 3 writes, a merge left its conflict markers, or a path leaves the
+                repository.
         """
-        value = _read_quickly(text) or load(text, where, max_bytes=_MAX_BYTES).value
+        value = _read(text, where)
         document = _Reader(value, where, "")
         version = document.get("schema") if value else "2.0"
         if version != "2.0":
@@ -107,6 +109,20 @@ class Lock:
 def content_md5(data: bytes) -> str:
     """DVC's name of a file with these bytes."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _read(text: str | bytes, where: str) -> JSON:
+    try:
+        return _read_quickly(text) or load(text, where, max_bytes=_MAX_BYTES).value
+    except InvalidError as error:
+        if not conflict_line(text):
+            raise
+        raise InvalidError(
+            "a merge left its conflict markers in the lock",
+            where=where,
+            mend=f"take one side, `git checkout --theirs {where}`, or after the merge `git checkout COMMIT {where}`; "
+            "then `varietal build`: nothing that was built is lost",
+        ) from error
 
 
 def _read_quickly(text: str | bytes) -> JSON:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from registry.action import Action
 from registry.artifact import Artifact, ArtifactType, FileEntry
 from registry.canonical import decode, pretty
+from registry.conflict_markers import conflict_line
 from registry.digest import Digest, digest_bytes
 from registry.errors import InvalidError
 from registry.table import Table
@@ -275,9 +276,9 @@ class Record:
         """Read a record.
 
         Raises:
-            InvalidError: It breaks the schema, or its digests contradict its content.
+            InvalidError: It is no document, breaks the schema, or its digests contradict its content.
         """
-        table = Table(decode(data, where=where), where)
+        table = Table(_document(data, where), where)
         table.only(*_KEYS)
         table.constant("schema", SCHEMA)
         variant, stage = table.exactly("stage", 2)
@@ -307,6 +308,8 @@ class Record:
         )
 
 
+_PUT_BACK = "`varietal build` puts back the record that the lock names; settle conflicts of the lock itself first"
+
 _KEYS = (
     "schema",
     "stage",
@@ -326,6 +329,14 @@ _KEYS = (
     "reused_from",
     "renumbered",
 )
+
+
+def _document(data: bytes, where: str) -> JSON:
+    try:
+        return decode(data, where=where)
+    except InvalidError as error:
+        left = "a merge left its conflict markers in the record"
+        raise InvalidError(left if conflict_line(data) else error.what, where=where, mend=_PUT_BACK) from error
 
 
 def _text(digest: Digest | None) -> str | None:

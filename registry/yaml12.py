@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias, cast
 
 import yaml
 
+from registry.conflict_markers import conflict_line
 from registry.errors import Fault, InvalidError
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ _BASES = {"0b": 2, "0o": 8, "0x": 16}
 
 # Tabs, which DVC's reader mostly refuses, control characters, and the line breaks of YAML 1.1 that 1.2 takes for text.
 _REFUSED = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_CONFLICT = re.compile("^<{7}(?: |$)", re.MULTILINE)
 
 
 class Document(NamedTuple):
@@ -149,8 +149,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
             problem, mend = f"not YAML: {error.problem or error.context}", "correct the syntax at this line"
-            if found := _CONFLICT.search(text):
-                line = text.count("\n", 0, found.start()) + 1
+            if found := conflict_line(text):
+                line = found
                 problem, mend = "a merge left its conflict markers", "take one side of each, then take the markers out"
             self.faults.append(Fault(file=self._where, line=line, key="", problem=problem, mend=mend))
         except _StopError as error:

@@ -22,6 +22,8 @@ from builder.pipeline import pipeline_file, pipelines
 from builder.request.assembled import Assembled
 from builder.request.machine import quarantine_of
 from builder.runner import read_runner
+from registry.conflict_markers import left_markers
+from registry.counted import counted
 from registry.errors import Error, InvalidError, MachineError
 from registry.lock import Lock
 from registry.record import lock_file
@@ -69,7 +71,7 @@ def check_pipelines(root: Path, graph: Mapping[Address, Node], addresses: Sequen
     stale = [path for path in paths if not is_written(root / path, texts[path])]
     if stale:
         raise InvalidError(
-            f"{len(stale)} pipeline{'s are' if len(stale) > 1 else ' is'} not what the manifests say",
+            f"{counted(len(stale), 'pipeline is', 'pipelines are')} not what the manifests say{left_markers(root, stale)}",
             where=", ".join(stale),
             mend="run `varietal compile`, look at what it changed, then build again",
         )
@@ -134,7 +136,7 @@ def build(
     with only_build(root, grace_s=runner.grace_s + 5, say=say) as token:
         work = ThroughDvc(root, graph, stages, runner, token)
         pushes = _pushes(root, wish, runner, token, [one.address for one in stages if one.verdict == "keep"])
-        view.note(f"{len(tasks)} tasks, {_jobs(slots)}")
+        view.note(f"{counted(len(tasks), 'task')}, {_jobs(slots)}")
         return drive(
             tasks,
             slots,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from registry.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -115,7 +117,7 @@ class Report:
             word = "failed" if one.became in _BAD else one.became
             counts[word] = counts.get(word, 0) + 1
         said = ", ".join(f"{count} {word}" for word, count in counts.items()) or "nothing to build"
-        return [f"{said}; {self.pushed} files pushed" if self.pushed else said]
+        return [f"{said}; {counted(self.pushed, 'file')} pushed" if self.pushed else said]
 
     def failures(self, logs: Sequence[tuple[Outcome, str]]) -> list[str]:
         """Each failure with the last lines of its log, for the end of a build.

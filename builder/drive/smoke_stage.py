@@ -9,16 +9,17 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.drive.smoke_tree import Records
 from builder.graph import Address, build_graph
 from builder.kinds import KINDS
 from builder.load import load
-from builder.manifest import DpoStage, EvaluateStage, PinnedRef, PretrainStage, SftStage
+from builder.manifest import EvaluateStage, PinnedRef, PretrainStage
 from builder.reuse import find_reusable
 from builder.run import run_apart
 from builder.share import take_share
+from builder.train_stages import TrainStage
 from registry.action import Action
 from registry.cli import open_store
 from registry.errors import Error
@@ -43,12 +44,9 @@ def shortened(node: Node) -> Node:
     """
     settings = node.settings
     match settings:
-        case SftStage():
-            settings = replace(settings, train=replace(settings.train, steps=_few(settings.train.steps, _STEPS)))
-        case DpoStage():
-            settings = replace(settings, train=replace(settings.train, steps=_few(settings.train.steps, _STEPS)))
-        case PretrainStage():
-            settings = replace(settings, train=replace(settings.train, steps=_few(settings.train.steps, _STEPS)))
+        case _ if isinstance(settings, PretrainStage | TrainStage):
+            training: Any = replace(settings.train, steps=_few(settings.train.steps, _STEPS))
+            settings = replace(settings, train=training)
         case EvaluateStage():
             settings = replace(settings, limit=_few(settings.limit, _ROWS))
         case _:

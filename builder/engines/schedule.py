@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.settings import Training
+    from builder.train_settings import Training
 
 __all__ = ["Split", "by_length", "choose_split", "keep_split", "kept_split", "steps_of", "visit_order"]
 

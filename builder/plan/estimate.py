@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.address import Address, DataFile
-from builder.manifest import DpoStage, EvaluateStage, FolderBase, PretrainStage, SftStage
+from builder.manifest import EvaluateStage, FolderBase, PretrainStage
 from builder.places import folder_of
 from builder.plan.experience import expected_duration_s, expected_size_bytes
 from builder.plan.memory import evaluation_mib, lora_parameters, new_network, read_network, training_mib
 from builder.plan.values import Estimate
+from builder.train_stages import TrainStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ class Estimates:
                 fresh = new_network(stage.network, stage.tokenizer.vocabulary)
                 trained = fresh.parameters
                 return training_mib(fresh, stage.train, trained=trained, frozen=0, rows=rows, sequences=1)
-            case SftStage() | DpoStage() as stage:
+            case stage if isinstance(stage, TrainStage):
                 network = self._network_under(node)
                 if network is None:
                     return None
@@ -130,7 +131,7 @@ class Estimates:
                     trained=trained,
                     frozen=0 if adapter is None else network.parameters,
                     rows=min(rows, stage.train.batch),
-                    sequences=2 if isinstance(stage, DpoStage) else 1,
+                    sequences=stage.SEQUENCES,
                 )
             case EvaluateStage() as stage:
                 known = [self._network(one) for one in _models(node, "from", "against")]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+from builder.copies import copy_problem, record_md5
 from builder.places import beside_of, copy_of, folder_of
 from registry import yaml12
-from registry.errors import Error, InvalidError
+from registry.errors import InvalidError
 from registry.lock import Lock, content_md5
 from registry.record import BASES, Record, lock_file
 
@@ -33,8 +33,6 @@ __all__ = ["MISSING", "CommitTexts", "Evidence", "Texts", "TreeTexts", "locked_n
 
 MISSING = object()
 """Stands for a key that a file does not have."""
-
-_CONFLICT = re.compile(rb"^(?:<{7}|={7}|>{7})(?: .*)?$", re.MULTILINE)
 
 
 class Texts(Protocol):
@@ -158,14 +156,7 @@ class Evidence:
 
     def record_problem(self, address: Address, locked: LockedStage) -> str:
         """Why git's copy of a record is not to be believed; empty where it is."""
-        path = copy_of(address)
-        data = self._texts.read(path)
-        output = locked.outputs.get(beside_of(address))
-        if data is not None and output is not None and content_md5(data) == output.md5:
-            return ""
-        problem = "is not there" if data is None else "is not the record that was built"
-        stage = f" {address.stage}" if address.variant == BASES else ""
-        return f"{path} {problem}: run `varietal run {address.variant} records{stage}`"
+        return copy_problem(address, self._texts.read(copy_of(address)), record_md5(locked, address))
 
     def is_cached(self, oid: str) -> bool:
         """Whether DVC's cache has an object; a folder with all of its files."""
@@ -250,17 +241,7 @@ class Evidence:
         return self._locks[variant]
 
     def _read_lock(self, path: str) -> Lock:
-        data = self._texts.read(path) or b""
-        try:
-            return Lock.parse(data, where=path)
-        except Error as error:
-            if _CONFLICT.search(data) is None:
-                raise
-            raise InvalidError(
-                "a merge left its conflict markers in the lock",
-                where=path,
-                mend=f"take one side, `git checkout --theirs {path}`, then `dvc repro`: nothing that was built is lost",
-            ) from error
+        return Lock.parse(self._texts.read(path) or b"", where=path)
 
 
 def locked_name(address: Address) -> str:

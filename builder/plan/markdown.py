@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from builder.plan.text import say_bytes, say_estimate, say_seconds
 from builder.plan.values import total
 from builder.request.markdown import code
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,9 @@ def _parts(plan: Plan, card_mib: float) -> Iterator[str]:
         yield f"### Plan: {', '.join(counts)}\n"
         yield from _costs(plan, card_mib)
     else:
-        yield f"### Plan: nothing to build\n\nAll {len(plan.stages)} stages are what the manifests say.\n"
+        head = f"{counted(len(plan.copies), 'record')} to put back" if plan.copies else "nothing to build"
+        all_of = counted(len(plan.stages), "stage is what its manifest says", "stages are what the manifests say")
+        yield f"### Plan: {head}\n\n{all_of}.\n"
     if plan.against:
         yield f"By the locks of commit {code(plan.against[:12])}.\n"
     if plan.variants:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.settings import LoraSettings, NetworkSettings, Training
+    from builder.adapter_settings import LoraSettings
+    from builder.settings import NetworkSettings
+    from builder.train_settings import Training
 
 __all__ = ["Network", "evaluation_mib", "lora_parameters", "new_network", "read_network", "training_mib"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.kinds import KINDS
 from builder.pipeline import BASES_PIPELINE, HEAD, ROOT_PIPELINE, compile_variant, pipeline_file
+from registry.conflict_markers import left_markers
 from registry.record import BASES
 
 if TYPE_CHECKING:
@@ -66,12 +67,12 @@ def stale_pipelines(root: Path, graph: Mapping[Address, Node], variants: Iterabl
     return tuple(stale)
 
 
-def notes_of_records(evidence: Evidence, stages: Iterable[PlannedStage]) -> Iterator[tuple[str, str]]:
-    """Variant and note for each copy of a record in git that is not the one that the lock names."""
+def notes_of_records(evidence: Evidence, stages: Iterable[PlannedStage]) -> Iterator[tuple[Address, str]]:
+    """Stage and note for each copy of a record in git that is not the one that the lock names, nor sure to change."""
     for one in stages:
-        locked = evidence.locked(one.address) if one.verdict == "keep" else None
+        locked = evidence.locked(one.address) if one.verdict in {"keep", "maybe"} else None
         if locked is not None and (problem := evidence.record_problem(one.address, locked)):
-            yield one.address.variant, problem
+            yield one.address, problem
 
 
 def notes_of_dropped_keys(
@@ -105,9 +106,10 @@ def notes_of_recipes(project: Project, stages: Iterable[PlannedStage]) -> Iterat
             )
 
 
-def stale_note(paths: Iterable[str]) -> str:
+def stale_note(root: Path, paths: Sequence[str]) -> str:
     """On pipelines that are not what their manifests say."""
-    return f"not what the manifest says, and DVC goes by it: {_some(paths)}; run `varietal compile`"
+    left = left_markers(root, paths[:_MOST])
+    return f"not what the manifest says, and DVC goes by it: {_some(paths)}{left}; run `varietal compile`"
 
 
 def future_note(paths: Iterable[str]) -> str:

@@ -124,22 +124,25 @@ def plan_graph(
             judged = [judge.judge(graph[address]) for address in in_order(graph) if address.variant not in kept]
             is_cut = earlier.was_asked and bool(repository.is_shallow())
         stages = _estimated(scene, judged, judge.outcomes)
-        flaws = () if commit else (*notes_of_records(evidence, judged), *notes_of_dropped_keys(evidence, graph, judged))
+        copies = () if commit else tuple(notes_of_records(evidence, judged))
+        flaws = () if commit else tuple(notes_of_dropped_keys(evidence, graph, judged))
         stale = stale_pipelines(root, graph, scene.variants)
     finally:
         digests.save()
     notes = (
         *notes_of_tree(root),
-        *([stale_note(stale)] if stale else []),
+        *([stale_note(root, stale)] if stale else []),
+        *(note for _, note in copies),
         *(note for _, note in flaws),
         *([unreadable_note(evidence.unreadable)] if evidence.unreadable else []),
         *notes_of_recipes(workspace.project, stages),
         *([SHALLOW_NOTE] if is_cut else []),
         *([future_note(digests.future)] if digests.future else []),
     )
-    flawed = {variant for variant, _ in flaws} | {path.split("/")[-2] for path in stale}
+    flawed = {address.variant for address, _ in copies} | {variant for variant, _ in flaws}
+    flawed |= {path.split("/")[-2] for path in stale}
     found = {} if commit else _newly_kept(scene, judged, judge.outcomes, flawed)
-    return Plan(stages=tuple(stages), notes=notes, against=commit), found
+    return Plan(stages=tuple(stages), copies=tuple(one for one, _ in copies), notes=notes, against=commit), found
 
 
 def _oids(kept: Mapping[str, Kept]) -> dict[Address, str]:

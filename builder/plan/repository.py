@@ -138,6 +138,7 @@ def _narrowed(plan: Plan, variants: Collection[str]) -> Plan:
     return replace(
         plan,
         stages=tuple(one for one in plan.stages if one.address in wanted),
+        copies=tuple(one for one in plan.copies if one in wanted),
         variants=tuple(one for one in plan.variants if one.name in names or one.state == "removed"),
     )
 

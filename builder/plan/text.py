@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from builder.plan.values import total
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +39,15 @@ def describe(plan: Plan, *, card_mib: float = 0) -> list[str]:
 
 def say_verdicts(plan: Plan) -> str:
     """One line: how many stages have which verdict, and what the certain ones cost."""
+    as_said = counted(len(plan.stages), "stage is what the manifest says", "stages are what the manifests say")
     if plan.is_empty:
-        return f"nothing to do: {len(plan.stages)} stages are what the manifests say"
+        return f"nothing to do: {as_said}"
+    copies = f"; {counted(len(plan.copies), 'record')} to put back" if plan.copies else ""
+    if plan.count("keep") == len(plan.stages):
+        return f"{as_said}{copies}"
     counts = [f"{count} {verdict}" for verdict in _VERDICTS if (count := plan.count(verdict))]
     cost = say_estimate(total(plan.stages, "run", "reuse"))
-    return ", ".join(counts) + (f"; certainly {cost}" if cost else "")
+    return ", ".join(counts) + (f"; certainly {cost}" if cost else "") + copies
 
 
 def say_estimate(estimate: Estimate, *, card_mib: float = 0) -> str:

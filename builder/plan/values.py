@@ -128,12 +128,15 @@ class Plan:
 
     Attributes:
         stages: Every stage that was asked about, each after those that it needs.
+        copies: Stages that are not built anew for certain, and whose record in git is not the one of their lock: a
+            build puts it back.
         notes: What a person should know and no stage says, such as a pipeline file that is not what its manifest says.
         variants: What changes beside the stages; of those variants alone where something does.
         against: The commit that was compared with; empty for the work tree's own locks.
     """
 
     stages: tuple[PlannedStage, ...]
+    copies: tuple[Address, ...] = ()
     notes: tuple[str, ...] = ()
     variants: tuple[PlannedVariant, ...] = ()
     against: str = ""
@@ -141,7 +144,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether a build would do nothing."""
-        return all(one.verdict == "keep" for one in self.stages)
+        return not self.copies and all(one.verdict == "keep" for one in self.stages)
 
     def count(self, verdict: Verdict) -> int:
         """How many stages have this verdict."""
@@ -152,6 +155,7 @@ class Plan:
         return {
             "against": self.against or None,
             "stages": [one.to_json() for one in self.stages],
+            "copies": [str(one) for one in self.copies],
             "variants": [one.to_json() for one in self.variants],
             "notes": list(self.notes),
             "certain": total(self.stages, "run", "reuse").to_json(),

@@ -25,6 +25,7 @@ from builder.request.places import Cache, Remote
 from builder.request.plumbing import commit_tree, entries_at, git, git_or_none, identity_of, keep, patched, tree_of
 from builder.request.push import Move, check_branch, lost, push, tips_at
 from builder.request.sent import Sent
+from registry.conflict_markers import left_markers
 from registry.errors import InvalidError, NotFoundError, RefusedError
 from registry.history import Repository
 from registry.plain_file import read_plain
@@ -209,7 +210,7 @@ def _check_pipelines(root: Path) -> None:
     """
     if stale := stale_files(root):
         raise RefusedError(
-            f"not what the manifests say: {', '.join(stale[:5])}",
+            f"not what the manifests say: {', '.join(stale[:5])}{left_markers(root, stale[:5])}",
             where=str(root),
             mend="run `varietal compile`, look at what it changed, build, and publish again",
         )

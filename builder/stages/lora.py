@@ -11,7 +11,7 @@ from registry.errors import InvalidError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from builder.settings import LoraSettings
+    from builder.adapter_settings import LoraSettings
 
 __all__ = ["choose_modules", "lora_config", "spell_modules"]
 

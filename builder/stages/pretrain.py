@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.engines.trl import Job, Trained
+    from builder.engines.job import Job, Trained
     from builder.manifest import PretrainStage
     from builder.settings import NetworkSettings
     from builder.stage import Context
@@ -52,7 +52,7 @@ def pretrain(context: Context[PretrainStage]) -> Outcome:
     stage, data = context.settings, context.one("data")
     device = start(context)
     from builder.engines.quiet import quiet  # noqa: PLC0415 - the libraries read what start() has set
-    from builder.engines.trl import train_sft  # noqa: PLC0415
+    from builder.engines.sft import train_sft  # noqa: PLC0415
 
     with quiet():
         texts = [str(row["text"]) for row in read_rows(data.path, "text", where=data.file)]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.environment import Device
-    from builder.manifest import DpoStage, SftStage
-    from builder.settings import Training
     from builder.stage import Context, Input
+    from builder.train_settings import Training
+    from builder.train_stages import TrainStage
     from registry.canonical import JSON
     from registry.provenance import Provenance
     from registry.safetensors import WrittenFile
@@ -83,7 +83,7 @@ class Subject:
         return write_adapter(out, tensors=tensors, config=self.config, provenance=provenance)
 
 
-def open_subject(context: Context[SftStage] | Context[DpoStage], device: Device) -> Subject:
+def open_subject(context: Context[TrainStage], device: Device) -> Subject:
     """Load what ``from`` names and settle what is trained in it.
 
     Raises:
@@ -114,7 +114,7 @@ def open_subject(context: Context[SftStage] | Context[DpoStage], device: Device)
     )
 
 
-def _open_adapter(stage: SftStage | DpoStage, source: Input, base: Input, device: Device) -> Subject:
+def _open_adapter(stage: TrainStage, source: Input, base: Input, device: Device) -> Subject:
     """An adapter that goes on training."""
     if stage.adapter is not None or stage.targets is not None:
         raise InvalidError(
@@ -141,7 +141,7 @@ def _frozen_dtype(training: Training) -> str:
     return "float32" if training.precision == "float32" else "auto"
 
 
-def _free_only(model: Any, stage: SftStage | DpoStage) -> None:  # noqa: ANN401 - transformers has no types
+def _free_only(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - transformers has no types
     """Let only the chosen parameters be trained."""
     network = Network.from_modules(model)
     chosen = set(network.names if stage.targets is None else network.select(stage.targets))

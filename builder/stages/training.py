@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from builder.engines.checkpoints import any_checkpoint
+from builder.engines.job import Job
 from builder.engines.schedule import choose_split, keep_split, kept_split, steps_of
 from builder.environment import prepare
+from registry.errors import InvalidError
 
 if TYPE_CHECKING:
+    from builder.engines.job import Trained
     from builder.engines.schedule import Split
-    from builder.engines.trl import Job, Trained
     from builder.environment import Device
-    from builder.settings import Training
-    from builder.stage import Context
+    from builder.stage import Context, Input
+    from builder.train_settings import Training
 
-__all__ = ["figures", "make_job", "remarks", "start"]
+__all__ = ["check_length", "figures", "make_job", "remarks", "start"]
 
 _CPU_ROOM_TOKENS = 16_384
 _GPU_SHARE = 0.6
@@ -50,8 +52,6 @@ def make_job(
     Raises:
         InvalidError: The batch cannot be split as the runner asks.
     """
-    from builder.engines.trl import Job  # noqa: PLC0415 - after start()
-
     split = _split_to_keep(context) or choose_split(
         batch=training.batch,
         wanted=context.runner.micro_batch,
@@ -74,6 +74,26 @@ def make_job(
         device=device,
         say=context.say,
     )
+
+
+def check_length(model: Any, longest: int, data: Input) -> None:  # noqa: ANN401 - transformers has no types
+    """Refuse rows that the model cannot read: they would fail, or teach it nothing, in the middle of the training.
+
+    Args:
+        model: A transformers model, or PEFT's wrapper of one.
+        longest: Tokens of the longest row.
+        data: The data set.
+
+    Raises:
+        InvalidError: The longest row is longer than the model's positions.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise InvalidError(
+            f"the longest row has {longest} tokens within max_length, the model reads at most {context}",
+            where=f"train.max_length, with {data.source}",
+            mend=f"write `train: {{max_length: {context}}}` or less",
+        )
 
 
 def figures(trained: Trained) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder.terminal import Json, answer, repository_root, say
+from registry.counted import counted
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def _drive(root: Path, names: Sequence[str], wish: Wish, view: Lines | Screen, *
     plan = make_plan(root, workspace, graph)
     changed = Repository(root).changes()
     if changed:
-        view.note(f"{len(changed)} changes are not committed: what is built is the work tree, not a commit")
+        said = counted(len(changed), "change is", "changes are")
+        view.note(f"{said} not committed: what is built is the work tree, not a commit")
     if smoke:
         from builder.drive.smoke import smoke as try_stages
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from builder.terminal import Json, answer, repository_root
+from registry.counted import counted
 from registry.errors import InvalidError, RefusedError
 
 __all__ = ["register"]
@@ -63,8 +64,12 @@ def _plan(
         answer(json, plan.to_json(), () if json else lines_of(plan, card_mib=card_mib))
     if check and not plan.is_empty:
         waiting = [str(one.address) for one in plan.stages if one.verdict != "keep"]
+        said = counted(len(waiting), "stage is not what the manifest says", "stages are not what the manifests say")
+        if not waiting:
+            waiting = [str(one) for one in plan.copies]
+            said = counted(len(waiting), "record in git is not its lock's", "records in git are not their locks'")
         raise RefusedError(
-            f"{len(waiting)} stages are not what the manifests say",
+            said,
             where=", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else ""),  # noqa: PLR2004 - the first few
             mend="`varietal build`, and commit locks and records",
         )

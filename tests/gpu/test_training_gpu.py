@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.stages.train import dpo, sft
+from builder.stages.dpo import dpo
+from builder.stages.sft import sft
 from tests.integration import training
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from builder.engines.trl import _loss
-from builder.settings import DpoTraining
+from builder.engines.dpo import loss_of
+from builder.stages.dpo import dpo
 from builder.stages.pretrain import pretrain
+from builder.stages.sft import sft
 from builder.stages.tokens import encode_messages
-from builder.stages.train import dpo, sft
+from builder.train_settings import DpoTraining
 from registry.errors import InvalidError, MachineError
 from registry.provenance import Provenance
 from registry.safetensors import read_header
@@ -291,7 +292,7 @@ def test_a_whole_model_is_held_against_itself_as_it_came(base: Path, data: Path,
 
 def test_label_smoothing_is_conservative_dpo() -> None:
     smoothing, right, wrong = 0.2, 0.3, 1.7
-    settings = _loss(DpoTraining(label_smoothing=smoothing))
+    settings = loss_of(DpoTraining(label_smoothing=smoothing))
     robust = ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
     sigmoid_weight, robust_weight = settings["loss_weights"]
     assert settings["loss_type"] == ["sigmoid", "robust"]

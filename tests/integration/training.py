@@ -10,17 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from builder.adapter_settings import LoraSettings
 from builder.manifest import DpoStage, PretrainStage, SftStage
 from builder.runner import Runner
-from builder.settings import (
-    DpoTraining,
-    LoraSettings,
-    NetworkSettings,
-    PretrainTraining,
-    SftTraining,
-    TokenizerSettings,
-)
+from builder.settings import NetworkSettings, TokenizerSettings
 from builder.stage import Context, Input
+from builder.train_settings import DpoTraining, PretrainTraining, SftTraining
 from registry.artifact import Artifact
 from registry.digest import digest_file
 from registry.selector import Selector
@@ -151,7 +146,8 @@ def resumable(kind: str, base: Path, data: Path, folder: Path) -> Context[Any]:
 
 def main(base: Path, data: Path, whole: str, killed: str, folder: Path) -> None:
     """Child process: do one training to its end, then die in the middle of another."""
-    from builder.stages.train import dpo, sft  # noqa: PLC0415 - the child's own import
+    from builder.stages.dpo import dpo  # noqa: PLC0415 - the child's own import
+    from builder.stages.sft import sft  # noqa: PLC0415
 
     functions = {"sft": sft, "dpo": dpo}
     functions[whole](resumable(whole, base, data, folder / f"{whole}-whole"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.engines.schedule import Split, by_length, choose_split, keep_split, kept_split, steps_of, visit_order
-from builder.settings import Training
+from builder.train_settings import Training
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from builder.adapter_settings import LoraSettings
 from builder.plan.memory import (
     Network,
     evaluation_mib,
@@ -12,7 +13,8 @@ from builder.plan.memory import (
     read_network,
     training_mib,
 )
-from builder.settings import DpoTraining, LoraSettings, NetworkSettings, SftTraining
+from builder.settings import NetworkSettings
+from builder.train_settings import DpoTraining, SftTraining
 
 _GIB = 1024
 _LLAMA_8B = {

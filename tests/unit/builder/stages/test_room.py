@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from builder.adapter_settings import LoraSettings
 from builder.environment import Device
 from builder.manifest import EvaluateStage, FolderBase, FoldStage, FuseStage, PretrainStage, SftStage
 from builder.room import artifact_bytes
-from builder.settings import LoraSettings, NetworkSettings
+from builder.settings import NetworkSettings
 from builder.stages.blend import blend
 from builder.stages.cast import cast
 from builder.stages.extract import extract
