@@ -1,11 +1,11 @@
-"""Where things stand that stages read: other stages, and data files. Light, since nothing of a manifest is in it."""
+"""Where things stand that stages read: other stages, and files. Light, since nothing of a manifest is in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Address", "DataFile", "Source"]
+__all__ = ["Address", "CodeFile", "DataFile", "Source"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -26,6 +26,13 @@ class DataFile:
 
     path: str
     format: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeFile(DataFile):
+    """A file of code that a stage runs: a file as data is one, without rows."""
+
+    format: str = ""
 
 
 Source: TypeAlias = Address | DataFile

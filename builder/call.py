@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from builder.allocation import is_allocation
+from builder.halving import halving
 from builder.kinds import KINDS
+from builder.launch import together
 from registry.errors import MachineError
 
 if TYPE_CHECKING:
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "enough_memory"]
 
-_ALLOCATION: Final = re.compile("can't allocate|cannot allocate|not enough memory|out of memory", re.IGNORECASE)
 _MOST: Final = 200  # characters of what the allocator says
 
 
 def call(kind: str, context: Context[Any], *, where: str) -> Outcome:
-    """Run a stage's function.
+    """Run a stage's function; a training that finds no memory is tried again with smaller micro-batches.
 
     Args:
         kind: Stage kind.
@@ -35,7 +35,7 @@ def call(kind: str, context: Context[Any], *, where: str) -> Outcome:
     """
     try:
         with enough_memory(f"{where} ({kind})"):
-            return KINDS[kind].load()(context)
+            return halving(together(kind, KINDS[kind], context, where=where) or KINDS[kind].load(), context)
     except ModuleNotFoundError as error:
         raise MachineError(
             f"{error.name} is not installed",
@@ -54,7 +54,7 @@ def enough_memory(where: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not _is_allocation(error):
+        if not is_allocation(error):
             raise
         said = str(error).partition("\n")[0][:_MOST]
         raise MachineError(
@@ -63,11 +63,3 @@ def enough_memory(where: str) -> Iterator[None]:
             mend="use a machine with more of it, or set fewer `threads`, a smaller `micro_batch` or `device: cpu` "
             "in .varietal/runner.yaml",
         ) from error
-
-
-def _is_allocation(error: Exception) -> bool:
-    """Whether it is one; torch's own class is known by its name, so that torch need not be there."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    named = any(one.__name__ == "OutOfMemoryError" for one in type(error).__mro__)
-    return named or isinstance(error, MemoryError) or _ALLOCATION.search(str(error)) is not None

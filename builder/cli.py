@@ -16,11 +16,13 @@ from builder.verbs import (
     gate,
     init,
     lint,
+    matrix,
     new,
     pin,
     plan,
     publish,
     release,
+    sample,
     upgrade,
     variants,
     verify,
@@ -58,11 +60,13 @@ doctor.register(app)
 gate.register(app)
 init.register(app)
 lint.register(app)
+matrix.register(app)
 new.register(app)
 pin.register(app)
 plan.register(app)
 publish.register(app)
 release.register(app)
+sample.register(app)
 upgrade.register(app)
 variants.register(app)
 verify.register(app)

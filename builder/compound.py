@@ -44,15 +44,24 @@ class Named:
         name: What the keys may be.
         item: What the values may be.
         filled: Whether there must be at least one entry.
+        lone: Value of a name that is written alone, in place of a table; ``None`` where that cannot be.
     """
 
     name: Text | Choice
     item: Shape
     filled: bool = False
-    expected: str = "a table of names"
+    lone: JSON = None
+
+    @property
+    def expected(self) -> str:
+        """A table; or a name, where one alone will do."""
+        return "a table of names" if self.lone is None else f"{self.name.expected}, or a table of them"
 
     def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
         """The entries in the writer's order; broken ones are left out, since their faults are known."""
+        if self.lone is not None and isinstance(value, str):
+            found = self.name.read(value, path, reading)
+            return found if found is BROKEN else {found: self.lone}
         if not isinstance(value, dict):
             return unexpected(self, value, path, reading)
         if self.filled and not value:
@@ -84,7 +93,7 @@ class Named:
             schema["additionalProperties"] = self.item.schema(definitions)
         if self.filled:
             schema["minProperties"] = 1
-        return schema
+        return schema if self.lone is None else {"anyOf": [self.name.schema(definitions), schema]}
 
     @staticmethod
     def _named_schema(item: TableShape, definitions: dict[str, JSON]) -> Schema:
@@ -287,29 +296,35 @@ class TableShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneOf:
-    """One of several tables, told apart by ``kind``, or else by the keys that only one of them has.
+    """One of several tables, told apart by ``kind`` or ``type``, or else by the keys that only one of them has.
 
     Attributes:
         members: The tables.
         by: Key that names the table; empty where its keys do.
+        otherwise: Name of the table that is meant where that key is left out; empty where it must be written.
         refused: Names that exist but cannot be written here, with the way out.
+        refusal: Why those cannot.
     """
 
     members: tuple[TableShape, ...]
     by: str = ""
+    otherwise: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    refusal: str = "is not written by hand"
 
     @property
     def expected(self) -> str:
         """Every form in short."""
+        if self.otherwise:
+            return f"a table, told apart by `{self.by}`"
         if self.by:
             return f"a table with {self.by}: {' or '.join(self.names)}"
         return " or ".join("a name" if one.bare else _form(one) for one in self.members)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What ``by`` may be."""
-        return tuple(self.name_of(one) for one in self.members)
+        """What ``by`` may be; none where keys tell the tables apart."""
+        return tuple(self.name_of(one) for one in self.members) if self.by else ()
 
     def name_of(self, member: TableShape) -> str:
         """What ``by`` is for a member."""
@@ -318,6 +333,15 @@ class OneOf:
     def member(self, name: str) -> TableShape:
         """The member that ``by`` names."""
         return self.members[self.names.index(name)]
+
+    def chosen(self, value: JSON) -> TableShape | None:
+        """The member that a table which can be read is one of; ``None`` where keys alone tell them apart."""
+        name = value.get(self.by, self.otherwise) if self.by and isinstance(value, dict) else ""
+        return self.member(name) if isinstance(name, str) and name in self.names else None
+
+    def partial(self) -> OneOf:
+        """The same union as a set of defaults, which hold for tables of the same name."""
+        return replace(self, members=tuple(one.partial() for one in self.members))
 
     def read(self, value: JSON, path: KeyPath, reading: Reading) -> object:
         """What the chosen member reads."""
@@ -332,13 +356,15 @@ class OneOf:
         if not isinstance(value, dict):
             return None
         if self.by not in value:
+            if self.otherwise:
+                return self.member(self.otherwise)
             return reading.fault(path, f"missing key {self.by!r}", f"add it: {' or '.join(self.names)}")
         name = value[self.by]
         if isinstance(name, str) and name in self.names:
             return self.member(name)
         place = (*path, self.by)
         if isinstance(name, str) and name in self.refused:
-            return reading.fault(place, f"{self.by} {name!r} is not written by hand", self.refused[name])
+            return reading.fault(place, f"{self.by} {name!r} {self.refusal}", self.refused[name])
         return reading.fault(place, f"unknown {self.by} {name!r:.60}", nearest(str(name), self.names, f"{self.by}s"))
 
     def _told_apart(self, value: JSON) -> TableShape | None:
@@ -358,11 +384,16 @@ class OneOf:
         if not self.by:
             return {"anyOf": [one.schema(definitions) for one in self.members]}
         named: list[JSON] = [
-            {"if": {"properties": {self.by: {"const": name}}}, "then": self.member(name).schema(definitions)}
-            for name in self.names
+            {"if": self._is(name), "then": self.member(name).schema(definitions)} for name in self.names
         ]
         choice: JSON = {self.by: {"enum": list(self.names)}}
-        return {"type": "object", "required": [self.by], "properties": choice, "allOf": named}
+        needed: list[JSON] = [] if self.otherwise else [self.by]
+        return {"type": "object", "required": needed, "properties": choice, "allOf": named}
+
+    def _is(self, name: str) -> Schema:
+        """JSON Schema of what tells that a table is the one of this name; one without the key is the default's."""
+        named: Schema = {"properties": {self.by: {"const": name}}}
+        return named if not self.otherwise or name == self.otherwise else named | {"required": [self.by]}
 
 
 def _stand_in(shape: Shape) -> object:
@@ -375,7 +406,7 @@ def _stand_in(shape: Shape) -> object:
 
 
 def _partial(shape: Shape) -> Shape:
-    return shape.partial() if isinstance(shape, TableShape) else shape
+    return shape.partial() if isinstance(shape, TableShape) or (isinstance(shape, OneOf) and shape.by) else shape
 
 
 def _form(table: TableShape) -> str:

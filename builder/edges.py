@@ -5,22 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, cast
 
-from builder.address import Address, DataFile, Source
+from builder.address import Address, CodeFile, DataFile, Source
 from builder.manifest import (
     BaseName,
     BlendStage,
     CastStage,
+    DistillStage,
     EvaluateStage,
     ExtractStage,
     FolderAdapter,
     FoldStage,
     FuseStage,
     GraftStage,
+    GrpoStage,
     HubAdapter,
     PretrainStage,
+    RlooStage,
     StageRef,
 )
 from builder.names import BASE
+from builder.reward_settings import RewardFunction
+from builder.train_data import data_settings, held_out
 from builder.train_stages import TrainStage
 from builder.weighting import Weighting
 from registry.components import Selector
@@ -92,10 +97,15 @@ def edges_of(workspace: Workspace, manifest: Manifest, name: str, stage: Stage) 
     """
     match stage:
         case PretrainStage():
-            yield _data_edge(manifest, stage.data)
+            if stage.from_:
+                yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
+            yield from _learnt_edges(manifest, stage)
         case _ if isinstance(stage, TrainStage):
             yield from _artifact_edges(workspace, manifest, "from", "base", stage.from_)
-            yield _data_edge(manifest, stage.data)
+            yield from _learnt_edges(manifest, stage)
+            yield from _reward_edges(manifest, stage)
+            if isinstance(stage, DistillStage):
+                yield _edge(manifest, "teacher", stage.teacher)
         case EvaluateStage():
             yield from _measured_edges(workspace, manifest, stage)
         case FuseStage():
@@ -130,6 +140,13 @@ def _weights_edges(
             yield _edge(manifest, "against", stage.against)
         case GraftStage() | CastStage():
             yield _edge(manifest, "from", stage.from_)
+            yield from _template_edges(stage)
+
+
+def _template_edges(stage: GraftStage | CastStage) -> Iterator[Edge]:
+    """The chat template that a model shall have; a program, as it comes with a model."""
+    if isinstance(stage, GraftStage) and stage.template:
+        yield Edge(role="template", name="template", source=CodeFile(path=stage.template))
 
 
 def _measured_edges(workspace: Workspace, manifest: Manifest, stage: EvaluateStage) -> Iterator[Edge]:
@@ -167,9 +184,33 @@ def _artifact_edges(workspace: Workspace, manifest: Manifest, role: str, base_ro
         yield Edge(role=base_role, name=str(under), source=under)
 
 
-def _data_edge(manifest: Manifest, name: str, settings: Mapping[str, JSON] | None = None) -> Edge:
+def _learnt_edges(manifest: Manifest, stage: PretrainStage | TrainStage) -> Iterator[Edge]:
+    """The data sets that a training learns from, and the one that it is held against."""
+    evaluation = held_out(stage)
+    for name, settings in data_settings(stage.data, evaluation).items():
+        yield _data_edge(manifest, name, {**settings})
+    if evaluation is not None and evaluation.data:
+        yield _data_edge(manifest, evaluation.data, role="eval")
+
+
+def _reward_edges(manifest: Manifest, stage: TrainStage) -> Iterator[Edge]:
+    """What rates the answers of a training that samples them: files of code, and reward models."""
+    if not isinstance(stage, GrpoStage | RlooStage):
+        return
+    for label, one in stage.rewards.items():
+        said: dict[str, JSON] = {"label": label, "weight": one.weight}
+        if isinstance(one, RewardFunction):
+            source = CodeFile(path=one.file)
+            yield Edge(role="reward", name=label, source=source, settings={**said, "function": one.function})
+        else:
+            yield _edge(manifest, "reward_model", one.model, said)
+
+
+def _data_edge(
+    manifest: Manifest, name: str, settings: Mapping[str, JSON] | None = None, *, role: str = "data"
+) -> Edge:
     data = manifest.data[name]
-    return Edge(role="data", name=name, source=DataFile(path=data.path, format=data.format), settings=settings or {})
+    return Edge(role=role, name=name, source=DataFile(path=data.path, format=data.format), settings=settings or {})
 
 
 def model_under(workspace: Workspace, address: Address) -> Address | None:
@@ -188,7 +229,7 @@ def model_under(workspace: Workspace, address: Address) -> Address | None:
         return _model_under_all(workspace, manifest, address.stage, stage)
     if isinstance(stage, ExtractStage):
         return resolve(manifest, stage.against)
-    if not isinstance(stage, TrainStage):
+    if not isinstance(stage, TrainStage | PretrainStage) or not stage.from_:
         return None
     start = resolve(manifest, stage.from_)
     return model_under(workspace, start) or (start if stage.adapter is not None else None)

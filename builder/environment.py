@@ -21,13 +21,26 @@ if TYPE_CHECKING:
 
     from builder.runner import Runner
 
-__all__ = ["DEPENDS_ON", "Device", "Gain", "environment", "prepare"]
+__all__ = [
+    "COMPILED_LAYERS",
+    "DEPENDS_ON",
+    "Device",
+    "Gain",
+    "device_memory_mib",
+    "environment",
+    "prepare",
+    "processor",
+]
+
+COMPILED_LAYERS = "compiled layers"
+"""What they depend on, too, where a network's layers were compiled."""
 
 DEPENDS_ON = ("device", "versions", "micro-batch", "threads")
 """What results of arithmetic depend on beyond inputs and settings, by its rounding."""
 
 _PACKAGES = (
     "accelerate",
+    "bitsandbytes",
     "datasets",
     "numpy",
     "peft",
@@ -68,11 +81,18 @@ class Device:
         kind: ``cpu`` or ``cuda``, as torch names it.
         name: As a record says it, such as ``NVIDIA H200`` or the processor's own name.
         threads: CPU threads of one operation.
+        shares: Whether it will hold a part of every weight, one of several devices that do.
     """
 
     kind: str
     name: str
     threads: int
+    shares: bool = False
+
+    @property
+    def opens_on(self) -> str:
+        """Where weights are put when they are opened: those to be taken apart stay in the host's memory till then."""
+        return "cpu" if self.shares else self.kind
 
 
 def prepare(runner: Runner, *, threads: int = 0, gain: Gain = "much") -> Device:
@@ -95,9 +115,9 @@ def prepare(runner: Runner, *, threads: int = 0, gain: Gain = "much") -> Device:
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     if runner.device == "cpu" and gain == "much":  # others name their device themselves wherever they use one
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif "LOCAL_RANK" not in os.environ:
+    else:
         # One process drives one GPU; with several in sight, transformers would spread a batch over them by itself.
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     return _device(runner.device, wanted, gain)
 
 
@@ -118,10 +138,10 @@ def _device(wanted: str, threads: int, gain: Gain) -> Device:
             where=".varietal/runner.yaml: device",
             mend="write `device: auto`, or run on a machine with a GPU and a CUDA build of torch",
         )
-    return Device(kind="cpu", name=_processor(), threads=threads)
+    return Device(kind="cpu", name=processor(), threads=threads)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's own name; two models may round differently, so records keep it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -129,6 +149,14 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def device_memory_mib() -> float:
+    """Largest memory of the GPU that this process had allocated, MiB; 0 where it used none, or torch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0.0
+    return float(round(torch.cuda.max_memory_allocated() / (1 << 20), 1))
 
 
 def environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from builder.compiled import is_written
 from builder.copies import copy_problem, record_md5
+from builder.data_folder import folder_md5
 from builder.graph import Address, DataFile
 from builder.pipeline import pipeline_file, pipelines
 from builder.places import copy_of
@@ -108,6 +109,8 @@ class _State:
     def _data_md5(self, path: str) -> str:
         """Of a data file; where it was not fetched, what the ``.dvc`` file beside it says; empty without either."""
         tracked = f"{path}.dvc"
+        if (self._root / path).is_dir():
+            return folder_md5(self._root / path)
         if (self._root / path).is_file() or not (self._root / tracked).is_file():
             return _md5(self._root / path)
         outputs = self._value(tracked, "outs")

@@ -156,7 +156,7 @@ def _data_names(stage: Stage) -> set[str]:
         case EvaluateStage():
             return {metric.data for metric in stage.metrics.values()}
         case _ if isinstance(stage, PretrainStage | TrainStage):
-            return {stage.data}
+            return {name for role, name in stage.references() if role in {"data", "eval"}}
         case _:
             return set()
 
@@ -165,7 +165,22 @@ def _recipe(kind: str) -> tuple[str, str]:
     return str(manifest_file(BASES)), f"recipes.{kind}"
 
 
-_REFERENCES = frozenset({"kind", "from_", "against", "data", "adapters", "metrics", "models", "order"})
+_REFERENCES = frozenset(
+    {
+        "kind",
+        "from_",
+        "against",
+        "data",
+        "evaluation",
+        "adapters",
+        "metrics",
+        "models",
+        "order",
+        "rewards",
+        "teacher",
+        "template",
+    }
+)
 """Fields of a stage that point at something by name; what they point at is in the action by digest."""
 
 

@@ -8,8 +8,10 @@ from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from builder.manifest import StageRef, read_manifest, read_project, type_of
+from builder.manifest import GraftStage, GrpoStage, RlooStage, StageRef, read_manifest, read_project, type_of
 from builder.names import VARIANT_NAME
+from builder.reward_code import Functions, read_functions
+from builder.reward_settings import RewardFunction
 from builder.rules import Draft, check
 from builder.shapes import Reading
 from registry import yaml12
@@ -42,6 +44,14 @@ class Workspace:
     documents: Mapping[str, JSON] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Files:
+    """What lies in the repository beside the documents, each file looked at once."""
+
+    missing: Callable[[str], str]
+    functions: Callable[[str], Functions]
+
+
 def load(root: Path, *, only: str | Collection[str] = "") -> Workspace:
     """Read and check params.yaml and every ``models/*/model.yaml``.
 
@@ -59,9 +69,11 @@ def load(root: Path, *, only: str | Collection[str] = "") -> Workspace:
     value = _document(root, params)
     bases = None if params.faults else Draft(value=value, manifest=None, reading=params).names("bases")
     project = None if params.faults else read_project(value, params)
-    missing = cache(partial(_missing, root, root.resolve()))  # many variants share their data
+    home = root.resolve()
+    # Many variants share their data, and what rates answers.
+    files = _Files(missing=cache(partial(_missing, root, home)), functions=cache(partial(read_functions, root)))
     names = [only] if isinstance(only, str) else [*only]
-    drafts = _drafts(root, [one for one in names if one != BASES] if only else _variants(root), missing)
+    drafts = _drafts(root, [one for one in names if one != BASES] if only else _variants(root), files)
     check(None if params.faults else project, bases, drafts)
     faults = [fault for reading in (params, *(one.reading for one in drafts.values())) for fault in reading.faults]
     if faults or project is None:
@@ -92,14 +104,14 @@ def _variants(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("models/*/model.yaml"))
 
 
-def _drafts(root: Path, names: list[str], missing: Callable[[str], str]) -> dict[str, Draft]:
+def _drafts(root: Path, names: list[str], files: _Files) -> dict[str, Draft]:
     """Drafts of these variants, and of those that they name, as far as they exist; sorted."""
     drafts: dict[str, Draft] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name not in drafts and os.path.lexists(root / f"models/{name}/model.yaml"):
-            drafts[name] = _draft(root, name, missing)
+            drafts[name] = _draft(root, name, files)
             waiting += _named(drafts[name].manifest)
     return dict(sorted(drafts.items()))
 
@@ -112,7 +124,7 @@ def _named(manifest: Manifest | None) -> list[str]:
     return [one.variant for one in sources if isinstance(one, StageRef)]
 
 
-def _draft(root: Path, variant: str, missing: Callable[[str], str]) -> Draft:
+def _draft(root: Path, variant: str, files: _Files) -> Draft:
     reading = Reading(file=f"models/{variant}/model.yaml")
     VARIANT_NAME.read(variant, (), reading)
     if (root / reading.file).parent.is_symlink():
@@ -121,7 +133,9 @@ def _draft(root: Path, variant: str, missing: Callable[[str], str]) -> Draft:
     value = _document(root, reading)
     manifest = read_manifest(variant, value, reading) if len(reading.faults) == before else None
     if manifest is not None:
-        _look_for_data(manifest, missing, reading)
+        _look_for_data(manifest, files.missing, reading)
+        _look_for_rewards(manifest, files.functions, reading)
+        _look_for_templates(manifest, files.missing, reading)
     return Draft(value=value, manifest=manifest, reading=reading)
 
 
@@ -153,8 +167,28 @@ def _document(root: Path, reading: Reading) -> JSON:
 def _look_for_data(manifest: Manifest, missing: Callable[[str], str], reading: Reading) -> None:
     for name, data in manifest.data.items():
         if data.path and (problem := missing(data.path)):
-            mend = "write the path of a file of JSON lines within the repository"
+            mend = "write the path of a file of rows, or of a folder of such files, within the repository"
             reading.fault(("data", name, "path"), problem, mend)
+
+
+def _look_for_templates(manifest: Manifest, missing: Callable[[str], str], reading: Reading) -> None:
+    for name, stage in manifest.stages.items():
+        if isinstance(stage, GraftStage) and stage.template and (problem := missing(stage.template)):
+            mend = "write the path of a file with a chat template within the repository"
+            reading.fault(("stages", name, "template"), problem, mend)
+
+
+def _look_for_rewards(manifest: Manifest, functions: Callable[[str], Functions], reading: Reading) -> None:
+    """Files of reward functions are parsed here, and run by nobody but their stage."""
+    for name, stage in manifest.stages.items():
+        rewards = stage.rewards if isinstance(stage, GrpoStage | RlooStage) else {}
+        for label, one in rewards.items():
+            if not isinstance(one, RewardFunction) or not one.file or not one.function:
+                continue
+            problem, mend = functions(one.file).fault(one.function)
+            if problem:
+                key = "file" if functions(one.file).problem else "function"
+                reading.fault(("stages", name, "rewards", label, key), problem, mend)
 
 
 def _missing(root: Path, home: Path, path: str) -> str:
@@ -163,9 +197,7 @@ def _missing(root: Path, home: Path, path: str) -> str:
     try:
         if not file.resolve().is_relative_to(home):
             return f"{path} is a link that leads out of the repository"
-        if file.is_dir():
-            return f"{path} is a folder"
         tracked = any((root / f"{part}.dvc").is_file() for part in (path, *PurePosixPath(path).parents[:-1]))
-        return "" if file.is_file() or tracked else f"{path} does not exist"
+        return "" if file.is_file() or file.is_dir() or tracked else f"{path} does not exist"
     except (OSError, RuntimeError):  # a name that is too long; links in a circle
         return f"{path} leads nowhere"

@@ -27,11 +27,26 @@ from builder.names import (
     SshKey,
     VariantName,
 )
+from builder.reward_settings import ApprovedCode
+from builder.row_shapes import Format
 from builder.settings import Metric, NetworkSettings, TokenizerSettings
 from builder.shapes import Number, Reading
 from builder.tables import Defaults, Filled, Key, Refused, Rules, fill, read
+from builder.train_data import Evaluation
 from builder.train_settings import DpoTraining, PretrainTraining, SftTraining, Training
-from builder.train_stages import DpoStage, PretrainStage, SftStage
+from builder.train_stages import (
+    CpoStage,
+    DistillStage,
+    DpoStage,
+    GrpoStage,
+    KtoStage,
+    OrpoStage,
+    PretrainStage,
+    RewardStage,
+    RlooStage,
+    SftStage,
+    TrainStage,
+)
 from builder.weight_stages import BlendStage, CastStage, ExtractStage, FoldStage, FuseStage, GraftStage
 from registry.canonical import JSON
 from registry.errors import InvalidError
@@ -45,31 +60,40 @@ __all__ = [
     "AdapterSource",
     "BaseName",
     "BaseSource",
+    "BelievedRunners",
     "BlendStage",
     "CastStage",
     "Check",
+    "CpoStage",
     "DataSet",
+    "DistillStage",
     "DpoStage",
     "DpoTraining",
     "EvaluateStage",
+    "Evaluation",
     "ExtractStage",
     "FoldStage",
     "FolderAdapter",
     "FolderBase",
     "FuseStage",
     "GraftStage",
+    "GrpoStage",
     "HubAdapter",
     "HubBase",
+    "KtoStage",
     "LoraSettings",
     "Manifest",
     "Metric",
     "NetworkSettings",
+    "OrpoStage",
     "PinnedRef",
     "PretrainStage",
     "PretrainTraining",
     "Project",
     "ProjectBase",
     "ProtectedChannel",
+    "RewardStage",
+    "RlooStage",
     "SftStage",
     "SftTraining",
     "Stage",
@@ -88,9 +112,26 @@ __all__ = [
 _Found = TypeVar("_Found")
 
 Kind: TypeAlias = Literal[
-    "import", "pretrain", "sft", "dpo", "fold", "fuse", "blend", "extract", "graft", "cast", "evaluate"
+    "import",
+    "pretrain",
+    "sft",
+    "dpo",
+    "kto",
+    "orpo",
+    "cpo",
+    "reward",
+    "grpo",
+    "rloo",
+    "distill",
+    "fold",
+    "fuse",
+    "blend",
+    "extract",
+    "graft",
+    "cast",
+    "evaluate",
 ]
-Format: TypeAlias = Literal["messages", "preference", "text"]
+_RowFormat: TypeAlias = Annotated[Format, Key("What its rows are: a format, or a shape that becomes one.")]
 PartialStages: TypeAlias = Mapping[str, Mapping[str, JSON]]
 """Plain tables of settings, or of stages as they were written."""
 
@@ -171,10 +212,10 @@ ProjectBase: TypeAlias = FolderBase | HubBase
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """A file of JSON lines."""
+    """Rows in a file, or in a folder of files."""
 
-    path: Annotated[RepositoryPath, Key("The file, from the root of the repository.")]
-    format: Annotated[Format, Key("What its rows are: `messages`, `preference` (prompt, chosen, rejected) or `text`.")]
+    path: Annotated[RepositoryPath, Key("The file, or the folder of files, from the root of the repository.")]
+    format: _RowFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +235,13 @@ Stage: TypeAlias = (
     PretrainStage
     | SftStage
     | DpoStage
+    | KtoStage
+    | OrpoStage
+    | CpoStage
+    | RewardStage
+    | GrpoStage
+    | RlooStage
+    | DistillStage
     | FoldStage
     | FuseStage
     | BlendStage
@@ -285,6 +333,18 @@ class ProtectedChannel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BelievedRunners:
+    """Runners whose word counts where a build goes on from what they finished."""
+
+    requests: Annotated[
+        Mapping[Name, SshKey], Key("Those that build requests: SSH public keys by the name of the runner.")
+    ] = field(default_factory=dict)
+    branches: Annotated[Mapping[Name, SshKey], Key("Those that build main and trusted branches, and no requests.")] = (
+        field(default_factory=dict)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
     """params.yaml: what every variant of the repository shares."""
 
@@ -301,6 +361,10 @@ class Project:
     channels: Annotated[Mapping[Name, ProtectedChannel], Key("Channels that only some may move; others are open.")] = (
         field(default_factory=dict)
     )
+    runners: Annotated[BelievedRunners, Key("Whose progress notes a build goes on from.")] = field(
+        default_factory=BelievedRunners
+    )
+    approved: Annotated[ApprovedCode, Key("Code that requests may bring.")] = field(default_factory=ApprovedCode)
 
 
 def read_manifest(variant: str, value: JSON, reading: Reading) -> Manifest | None:
@@ -380,17 +444,19 @@ def type_of(manifest: Manifest, name: str) -> ArtifactType | None:
     seen: set[str] = set()
     while name in manifest.stages and name not in seen:
         seen.add(name)
-        match manifest.stages[name]:
+        stage = manifest.stages[name]
+        if isinstance(stage, TrainStage) or (isinstance(stage, PretrainStage) and stage.from_):
+            if stage.adapter is not None:
+                return "adapter"
+            name = stage.from_
+            continue
+        match stage:
             case PretrainStage() | FoldStage() | BlendStage() | GraftStage() | CastStage():
                 return "model"
             case FuseStage() | ExtractStage():
                 return "adapter"
             case EvaluateStage():
                 return "report"
-            case SftStage(adapter=None, from_=start) | DpoStage(adapter=None, from_=start):
-                name = start
-            case SftStage() | DpoStage():
-                return "adapter"
     if name in manifest.adapters:
         return "adapter"
     return "model" if manifest.source(name) is not None else None

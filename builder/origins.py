@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "pin_of", "walk"]
 
+_FILES = frozenset({"data", "eval", "reward", "template"})  # roles of inputs that nothing here made
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
@@ -59,7 +61,7 @@ def walk(start: Record, believed: Sightings) -> Iterator[Step]:
             if source.digest not in path:
                 waiting.append((source, None))
             continue
-        for one in reversed([one for one in record.inputs if one.role != "data"]):
+        for one in reversed([one for one in record.inputs if one.role not in _FILES]):
             known = [each.record for each in believed.by_artifact(one.digest)]
             origins = [each for each in _named_first(one, known) if each.digest not in path]
             if origins:

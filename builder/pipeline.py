@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from builder.address import DataFile
 from builder.pipeline_text import pipeline_text
 from builder.places import beside_of, copy_of, folder_of
+from builder.train_data import held_out
 from registry.errors import InvalidError
-from registry.record import BASES, lock_file
+from registry.record import BASES, curve_file, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -87,7 +88,22 @@ def compile_variant(variant: str, graph: Mapping[Address, Node]) -> str:
     }
     home = f"{pipeline_file(variant).parent}/"
     metrics: JSON = [copy_of(node.address).removeprefix(home) for node in nodes]
-    return HEAD + _dump({"stages": stages, "metrics": metrics}, variant)
+    plots = [plot for node in nodes for plot in _plots(node, home)]
+    document: dict[str, JSON] = {"stages": stages, "metrics": metrics}
+    return HEAD + _dump(document | ({"plots": [*plots]} if plots else {}), variant)
+
+
+def _plots(node: Node, home: str) -> list[JSON]:
+    """The curves of a training, from its table in git: so `dvc plots diff` compares branches without any bytes."""
+    if not hasattr(node.settings, "train"):
+        return []
+    address = node.address
+    table = str(curve_file(address.variant, address.stage)).removeprefix(home)
+    losses: JSON = "loss" if held_out(node.settings) is None else ["loss", "eval_loss"]
+    curves = {"loss": losses, "learning rate": "learning_rate", "gradient norm": "gradient_norm"}
+    return [
+        {f"{address.stage} {name}": {"x": {table: "step"}, "y": {table: fields}}} for name, fields in curves.items()
+    ]
 
 
 def _stage(node: Node) -> dict[str, JSON]:

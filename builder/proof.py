@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from registry.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -186,7 +188,7 @@ def _compare_components(record: Record, outcome: Outcome) -> Iterator[Mismatch]:
 def _component(one: ComponentChange, digests: Mapping[str, str]) -> str:
     by = " and ".join(sorted(digests.get(name, name) for name in one.by.split(", "))) or "nothing"
     layers = f" layers {one.layers}" if one.layers else ""
-    return f"{one.component}{layers} {one.change} by {by} ({one.tensors} tensors)"
+    return f"{one.component}{layers} {one.change} by {by} ({counted(one.tensors, 'tensor')})"
 
 
 def _compare_renumbered(record: Record, outcome: Outcome) -> Iterator[Mismatch]:

@@ -13,9 +13,10 @@ others build on first. Each of its stages has a verdict:
     Something of that is otherwise; each field is named.
 ``undecided``
     It cannot be told here: other bytes came out, but by the stage's own word they depend on the machine; or this tool
-    has another recipe of the kind.
+    has another recipe of the kind; or a training was done on another machine, or with other versions.
 ``recorded``
-    It was not computed, and rests on its record: a training, an import from outside, or there is no record at all.
+    It was not computed, and rests on its record: a training that was not asked for, an import from outside, or there is
+    no record at all.
 
 What a record says of its making, which is no function of the bytes (environment, device, duration, memory, notes, names
 and places of its inputs), is not looked at.
@@ -28,52 +29,62 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from builder.alike import runner_like, unlike
 from builder.call import call
+from builder.environment import processor
 from builder.graph import reference_fields
 from builder.kinds import KINDS
 from builder.load import load
-from builder.manifest import BlendStage, FolderAdapter, FolderBase, Stage
-from builder.obtain import obtain
+from builder.manifest import BlendStage, FolderAdapter, FolderBase, PretrainStage, Stage
 from builder.origins import pin_of, walk
 from builder.proof import Mismatch, Recomputed, StageProof, judge, row
+from builder.recorded_inputs import Fetcher
 from builder.room import check_room
 from builder.runner import read_runner
 from builder.scratch import scratch_folder
 from builder.sources import folder_pin
-from builder.stage import Context, Input
+from builder.stage import Context
 from builder.tables import restore
+from builder.train_stages import TrainStage
 from builder.work import full_disk
 from registry.artifact import Artifact
-from registry.errors import Error, NotFoundError
+from registry.errors import Error, MachineError, NotFoundError
 from registry.history import Repository
-from registry.lineage import ancestors_of_model
 from registry.record import ArtifactSummary
 from registry.vouched import Vouched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from builder.graph import ImportSource
     from builder.origins import Step
-    from registry.canonical import JSON
-    from registry.digest import Digest
+    from builder.runner import Runner
+    from builder.stage import Input
     from registry.index import Index
-    from registry.record import Record, RecordInput
+    from registry.record import Record
     from registry.store import Store
 
 __all__ = ["recompute"]
 
 _LAYERS: Final = re.compile(r"\d{1,4}(?:-\d{1,4})?")
-_NOT_COMPUTED: Final = {
-    "pretrain": "a training is not computed again",
-    "sft": "a training is not computed again",
-    "dpo": "a training is not computed again",
-    "evaluate": "an evaluation is not computed again",
+_TABLES: Final[Mapping[str, type[Any]]] = {
+    str(one.default): table for table in get_args(Stage) for one in fields(table) if one.name == "kind"
 }
+_TRAININGS: Final = frozenset(
+    kind for kind, table in _TABLES.items() if table in {PretrainStage, *get_args(TrainStage)}
+)
 
 
-def recompute(root: Path, record: Record, *, index: Index, store: Store, say: Callable[[str], None]) -> Recomputed:
+def recompute(
+    root: Path,
+    record: Record,
+    *,
+    index: Index,
+    store: Store,
+    say: Callable[[str], None],
+    trainings: bool = False,
+) -> Recomputed:
     """Compute every weights stage of an artifact's lineage again.
 
     Args:
@@ -82,6 +93,7 @@ def recompute(root: Path, record: Record, *, index: Index, store: Store, say: Ca
         index: Records of the work tree and of git.
         store: Local content store.
         say: Tells the person at the terminal.
+        trainings: Whether trainings are done again, too, where this machine is like theirs.
 
     Returns:
         A verdict for each stage of the lineage; the caller looks what they are.
@@ -92,7 +104,8 @@ def recompute(root: Path, record: Record, *, index: Index, store: Store, say: Ca
         MachineError: Disk or memory.
     """
     believed = Vouched(Repository(root), index)
-    bench = _Bench(root=root, index=index, store=store, believed=believed, say=say)
+    fetcher = Fetcher(root=root, index=index, store=store, believed=believed, say=say)
+    bench = _Bench(root=root, fetcher=fetcher, say=say, trainings=trainings)
     found = Recomputed(stages=tuple(_prove(bench, step) for step in walk(record, believed)))
     if all(one.verdict == "recorded" for one in found.stages):
         reasons = "; ".join(f"{one.ref}: {one.reason}" for one in found.stages)
@@ -109,10 +122,9 @@ class _Bench:
     """Where and with what stages are computed."""
 
     root: Path
-    index: Index
-    store: Store
-    believed: Vouched
+    fetcher: Fetcher
     say: Callable[[str], None]
+    trainings: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +151,11 @@ def _prove(bench: _Bench, step: Step) -> StageProof:
     record = step.record
     if record is None:
         return StageProof(ref=step.ref, kind="", verdict="recorded", recorded=step.digest, reason=step.reason)
-    told = _told(step, record)
+    told = _told(step, record, trainings=bench.trainings)
     if told is not None:
         return told
+    if record.kind in _TRAININGS:
+        return _trained_again(bench, record)
     if record.kind != "import":
         return _again(bench, record, _settings(record))
     source = _folder_of(bench.root, record)
@@ -151,7 +165,7 @@ def _prove(bench: _Bench, step: Step) -> StageProof:
     return _again(bench, record, source)
 
 
-def _told(step: Step, record: Record) -> StageProof | None:
+def _told(step: Step, record: Record, *, trainings: bool) -> StageProof | None:
     """What can be said of a stage without computing it; ``None`` where it has to be computed."""
     kind, pin = KINDS.get(record.kind), pin_of(record)
     if "artifact" in pin:
@@ -160,12 +174,19 @@ def _told(step: Step, record: Record) -> StageProof | None:
         return _undecided(record, f"this tool has no kind {record.kind!r}")
     if "hub" in pin:
         return _recorded(record, f"it was imported from the Hub: {pin['hub']} at {pin.get('revision')}")
-    if record.kind != "import" and not kind.weights:
-        return _recorded(record, _NOT_COMPUTED.get(record.kind, f"a stage of kind {record.kind} is not computed again"))
+    if reason := _left_alone(record.kind, trainings=trainings):
+        return _recorded(record, reason)
     if (made := record.action.recipe) != kind.recipe:
         here = f"recipe {made} of kind {record.kind!r} made it, this tool has {kind.recipe}"
         return _undecided(record, f"{here}; a tool that has {made} can tell")
     return _other_inputs(record)
+
+
+def _left_alone(kind: str, *, trainings: bool) -> str:
+    """Why a kind is not computed again; empty where it is."""
+    if kind in _TRAININGS:
+        return "" if trainings else "a training is done again with --trainings only"
+    return "" if kind == "import" or KINDS[kind].weights else f"a stage of kind {kind} is not computed again"
 
 
 def _other_inputs(record: Record) -> StageProof | None:
@@ -202,14 +223,24 @@ def _recorded(record: Record, reason: str) -> StageProof:
     return row(record, "recorded", reason=reason)
 
 
-def _again(bench: _Bench, record: Record, settings: Any) -> StageProof:  # noqa: ANN401 - the table of any kind
+def _trained_again(bench: _Bench, record: Record) -> StageProof:
+    """A training, where device, versions and split are those of the record; anywhere else its bytes prove nothing."""
+    on_cpu = record.device == processor()
+    runner = runner_like(record, read_runner(bench.root), on_cpu=on_cpu)
+    try:
+        odd = unlike(record, runner)
+    except MachineError:
+        odd = f"device {record.device}, here no GPU"
+    if odd:
+        return _undecided(record, f"it was trained elsewhere: {odd}")
+    return _again(bench, record, _settings(record), runner=runner)
+
+
+def _again(bench: _Bench, record: Record, settings: Any, *, runner: Runner | None = None) -> StageProof:  # noqa: ANN401
     bench.say(f"{record.ref}: {record.kind}, from {len(record.inputs)} inputs")
     place = bench.root / ".varietal" / "recompute"
     with full_disk(record.ref), scratch_folder(place) as scratch:
-        inputs = tuple(
-            _input(bench, one, said, scratch / f"input-{number}")
-            for number, (one, said) in enumerate(_with_settings(record))
-        )
+        inputs = bench.fetcher.inputs(record, scratch)
         if isinstance(settings, BlendStage):
             settings = replace(settings, layers=_layers(inputs))
         check_room(bench.root, settings, inputs)
@@ -222,7 +253,7 @@ def _again(bench: _Bench, record: Record, settings: Any) -> StageProof:  # noqa:
             work=work,
             out=out,
             root=bench.root,
-            runner=read_runner(bench.root),
+            runner=runner or read_runner(bench.root),
             say=bench.say,
         )
         outcome = call(record.kind, context, where=record.ref)
@@ -234,42 +265,13 @@ def _again(bench: _Bench, record: Record, settings: Any) -> StageProof:  # noqa:
 # What it is computed from
 
 
-def _input(bench: _Bench, one: RecordInput, said: Mapping[str, JSON], folder: Path) -> Input:
-    """An input by its recorded digest, fetched and hashed."""
-    artifact = obtain(bench.root, one.digest, one.source, folder, index=bench.index, store=bench.store, say=bench.say)
-    return Input(
-        role=one.role,
-        name=one.name,
-        path=folder,
-        digest=one.digest,
-        artifact=artifact,
-        format="",
-        settings=said,
-        source=one.source,
-        ancestors=ancestors_of_model(bench.believed, one.digest) if one.role == "from" else frozenset(),
-        row_ancestors=ancestors_of_model(bench.believed, one.digest, rows=True) if one.role == "from" else None,
-    )
-
-
-def _with_settings(record: Record) -> Iterator[tuple[RecordInput, Mapping[str, JSON]]]:
-    """The inputs, each with what the stage says on it alone; of one role and digest, in the order of the action."""
-    left: dict[tuple[str, Digest], list[Mapping[str, JSON]]] = {}
-    for each in record.action.inputs:
-        left.setdefault((each.role, each.digest), []).append(each.settings)
-    for one in record.inputs:
-        yield one, left[one.role, one.digest].pop(0)
-
-
 def _settings(record: Record) -> object:
     """The stage's table, with names that point at nothing: functions read inputs, not names.
 
     Raises:
         InvalidError: The action lacks a setting, has one that is unknown, or one that is out of its range.
     """
-    tables: dict[str, type[Any]] = {
-        str(one.default): table for table in get_args(Stage) for one in fields(table) if one.name == "kind"
-    }
-    table = tables[record.kind]
+    table = _TABLES[record.kind]
     empty: dict[str, object] = {"kind": record.kind, "adapters": {}, "models": {}, "order": (), "layers": ()}
     outside = {name: empty.get(name, "") for name in reference_fields(table)}
     return restore(table, record.action.settings, record.ref, **outside)

@@ -65,9 +65,9 @@ def artifact_bytes(settings: Stage | ImportSource, inputs: Sequence[Input], root
     match settings:
         case FolderBase() | FolderAdapter():
             return sum(path.stat().st_size for path in (root / settings.path).glob("*") if path.is_file())
-        case PretrainStage():
-            return _network(settings.network, settings.tokenizer.vocabulary)
-        case _ if isinstance(settings, TrainStage):
+        case PretrainStage(network=network) if network is not None:
+            return _network(network, settings.tokenizer.vocabulary)
+        case _ if isinstance(settings, TrainStage | PretrainStage):
             return _trained(settings, given)
         case EvaluateStage():
             return 0
@@ -96,11 +96,10 @@ def check_room(root: Path, settings: Stage | ImportSource, inputs: Sequence[Inpu
         )
 
 
-def _trained(settings: TrainStage, given: Sequence[_Given]) -> int:
+def _trained(settings: TrainStage | PretrainStage, given: Sequence[_Given]) -> int:
     if settings.adapter is not None:
-        rank = settings.adapter.rank  # PEFT takes any, beyond that of the matrix too
-        sides = [sum(rows + columns for rows, columns in _matrices(artifact)) for _, artifact in given]
-        return rank * _FACTOR_BYTES * max(sides, default=0)
+        numbers = [settings.adapter.saved(_shapes(artifact)) for _, artifact in given]
+        return _FACTOR_BYTES * max(numbers, default=0)
     return max((_widened(artifact) for role, artifact in given if role == "from"), default=0)
 
 
@@ -156,6 +155,12 @@ def _factors(artifact: Artifact, rank: int) -> int:
 def _matrices(artifact: Artifact) -> list[tuple[int, int]]:
     """Rows and columns; stacked matrices are one tall matrix."""
     return [(math.prod(one.shape[:-1]), one.shape[-1]) for one in artifact.tensors if len(one.shape) > 1]
+
+
+def _shapes(artifact: Artifact) -> list[tuple[int, ...]]:
+    """Of matrices as above, and of vectors."""
+    vectors = [(math.prod(one.shape),) for one in artifact.tensors if len(one.shape) <= 1]
+    return [*_matrices(artifact), *vectors]
 
 
 def _vectors(artifact: Artifact) -> int:

@@ -1,11 +1,13 @@
-"""Rows of a data file: JSON lines, each checked against the file's format before anything is trained on it."""
+"""Rows of data, each made into its format and checked against it before anything is trained on it."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from registry import canonical
+from builder.row_error import RowError, kind_of
+from builder.row_files import entries
+from builder.row_shapes import Row, normal_format, normalised
 from registry.errors import Fault, InvalidError
 
 if TYPE_CHECKING:
@@ -14,94 +16,83 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["Row", "check_rows", "read_rows"]
-
-Row: TypeAlias = "dict[str, JSON]"
+__all__ = ["PlacedRow", "Row", "check_rows", "placed_rows", "read_rows"]
 
 _MAX_FAULTS = 20
-_MAX_LINE_BYTES = 16 << 20
 _ROLES = ("user", "assistant")
 
 
+class PlacedRow(NamedTuple):
+    """A row and where it stands.
+
+    Attributes:
+        row: In its format.
+        file: The file that holds it.
+        number: Its line there, or its number, counted from 1.
+    """
+
+    row: Row
+    file: str
+    number: int
+
+
 def check_rows(path: Path, format: str, *, where: str = "") -> int:  # noqa: A002 - the manifest's word
-    """Check a file of rows without keeping them.
+    """Check rows without keeping them.
 
     Args:
-        path: JSON lines in UTF-8.
-        format: ``messages``, ``preference`` or ``text``; further keys in a row are allowed.
+        path: A file, or a folder of files; what a file is, is told by its name (:mod:`builder.row_files`).
+        format: What the manifest says that its rows are; further keys in a row are allowed.
         where: What faults call the file; the path, where it is left out.
 
     Returns:
         How many rows there are.
 
     Raises:
-        InvalidError: Every faulty row up to the first 20, or an empty file.
+        InvalidError: Every faulty row up to the first 20, or there are none at all.
         OSError: The file cannot be read.
     """
-    return sum(1 for _ in _rows(path, format, where))
+    return sum(1 for _ in placed_rows(path, format, where=where))
 
 
 def read_rows(path: Path, format: str, *, where: str = "") -> list[Row]:  # noqa: A002 - the manifest's word
-    """All rows of a file, checked; arguments and errors as in :func:`check_rows`."""
-    return list(_rows(path, format, where))
+    """All rows, in their format and checked; arguments and errors as in :func:`check_rows`."""
+    return [one.row for one in placed_rows(path, format, where=where)]
 
 
-def _rows(path: Path, name: str, where: str) -> Iterator[Row]:
-    """Every good row; the faults are raised at the end, or when there are many."""
-    file = where or str(path)
+def placed_rows(path: Path, format: str, *, where: str = "") -> Iterator[PlacedRow]:  # noqa: A002 - the manifest's word
+    """Every good row, one after another; the faults are raised at the end, or when there are many.
+
+    Arguments and errors as in :func:`check_rows`.
+    """
+    name = where or str(path)
     faults: list[Fault] = []
     form = ""
-    number = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES + 1), b""), 1):
-            try:
-                row, form = _checked(line, name, form)
-            except _RowError as error:
-                faults.append(error.fault(file, number))
-                if len(faults) == _MAX_FAULTS:
-                    break
-            else:
-                yield row
-    if not number:
-        faults.append(Fault(file=file, line=0, key="", problem="no rows in the file", mend="write at least one"))
+    empty = True
+    for file, number, found in entries(path, where=name):
+        empty = False
+        try:
+            row, form = _checked(found, format, form)
+        except RowError as error:
+            faults.append(error.fault(file, number))
+            if len(faults) == _MAX_FAULTS:
+                break
+        else:
+            yield PlacedRow(row, file, number)
+    if empty:
+        faults.append(Fault(file=name, line=0, key="", problem="no rows in the file", mend="write at least one"))
     if faults:
         raise InvalidError.from_faults(faults)
 
 
-def _checked(line: bytes, name: str, form: str) -> tuple[Row, str]:
+def _checked(found: Row | RowError, name: str, form: str) -> tuple[Row, str]:
     """A row, and which of its format's forms it has; every row of a file has the form of the first."""
-    row = _decoded(line)
-    found = _FORMATS[name](row)
-    if form and found != form:
-        raise _RowError("", f"a row of {found}, but the rows before it hold {form}", "keep one form in a file")
-    return row, found
-
-
-class _RowError(Exception):
-    """What is wrong with one row."""
-
-    def __init__(self, key: str, problem: str, mend: str) -> None:
-        super().__init__(problem)
-        self.key = key
-        self.problem = problem
-        self.mend = mend
-
-    def fault(self, file: str, line: int) -> Fault:
-        return Fault(file=file, line=line, key=self.key, problem=self.problem, mend=self.mend)
-
-
-def _decoded(line: bytes) -> Row:
-    if len(line) > _MAX_LINE_BYTES:
-        raise _RowError("", f"a line of more than {_MAX_LINE_BYTES >> 20} MiB", "split the row")
-    if not line.strip():
-        raise _RowError("", "an empty line", "take it out")
-    try:
-        row = canonical.decode(line, where="row")
-    except InvalidError as error:
-        raise _RowError("", error.what, "write one JSON object a line") from error
-    if not isinstance(row, dict):
-        raise _RowError("", f"expected an object, got {_kind(row)}", "write one JSON object a line")
-    return row
+    if isinstance(found, RowError):
+        raise found
+    row = normalised(name, found)
+    has = _FORMATS[normal_format(name)](row)
+    if form and has != form:
+        raise RowError("", f"a row of {has}, but the rows before it hold {form}", "keep one form in a file")
+    return row, has
 
 
 def _text_row(row: Row) -> str:
@@ -112,43 +103,70 @@ def _text_row(row: Row) -> str:
 def _messages_row(row: Row) -> str:
     roles = _messages(_value(row, "messages"), "messages", system=True)
     if "assistant" not in roles:
-        raise _RowError("messages", "no message of the assistant", "add the answer that is to be learnt")
+        raise RowError("messages", "no message of the assistant", "add the answer that is to be learnt")
     return "messages"
 
 
 def _preference_row(row: Row) -> str:
     """Text three times, or messages three times: a prompt, and two answers that go on from it."""
+    return _answers_row(row, "chosen", "rejected")
+
+
+def _unpaired_row(row: Row) -> str:
+    """A prompt, one answer that goes on from it, and whether that answer is a good one."""
+    form = _answers_row(row, "completion")
+    label = _value(row, "label")
+    if not isinstance(label, bool):
+        raise RowError("label", f"expected true or false, got {kind_of(label)}", "write true for a good completion")
+    return form
+
+
+def _prompts_row(row: Row) -> str:
+    """A prompt that asks for an answer; further columns go to whatever judges the answers."""
+    return _answers_row(row)
+
+
+def _completion_row(row: Row) -> str:
+    """A prompt and what is to be learnt after it."""
+    return _answers_row(row, "completion")
+
+
+def _answers_row(row: Row, *answers: str) -> str:
+    """A prompt and answers to it: all of them texts, or all of them messages."""
     if isinstance(_value(row, "prompt"), str):
-        for key in ("prompt", "chosen", "rejected"):
+        for key in ("prompt", *answers):
             _text(row, key)
         return "text"
     if _messages(row["prompt"], "prompt", system=True)[-1] != "user":
-        raise _RowError("prompt", "does not end with the user", "end it with what is to be answered")
-    for key in ("chosen", "rejected"):
+        raise RowError("prompt", "does not end with the user", "end it with what is to be answered")
+    for key in answers:
         if _messages(_value(row, key), key, start="assistant")[-1] != "assistant":
-            raise _RowError(key, "does not end with the assistant", "end it with the answer")
+            raise RowError(key, "does not end with the assistant", "end it with the answer")
     return "messages"
 
 
 _FORMATS: Mapping[str, Callable[[Row], str]] = {
+    "completion": _completion_row,
     "messages": _messages_row,
     "preference": _preference_row,
+    "prompts": _prompts_row,
+    "unpaired": _unpaired_row,
     "text": _text_row,
 }
 
 
 def _value(row: Row, key: str) -> JSON:
     if key not in row:
-        raise _RowError("", f"missing key {key!r}, found {', '.join(islice(row, 8)) or 'none'}", f"add {key!r}")
+        raise RowError("", f"missing key {key!r}, found {', '.join(islice(row, 8)) or 'none'}", f"add {key!r}")
     return row[key]
 
 
 def _text(row: Row, key: str) -> None:
     value = _value(row, key)
     if not isinstance(value, str):
-        raise _RowError(key, f"expected text, got {_kind(value)}", "write text")
+        raise RowError(key, f"expected text, got {kind_of(value)}", "write text")
     if not value:
-        raise _RowError(key, "empty text", "write text, or take the row out")
+        raise RowError(key, "empty text", "write text, or take the row out")
 
 
 def _messages(value: JSON, key: str, *, system: bool = False, start: str = "user") -> list[str]:
@@ -161,8 +179,8 @@ def _messages(value: JSON, key: str, *, system: bool = False, start: str = "user
         start: Role of the first message, the system's left out; after it they take turns.
     """
     if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else _kind(value)
-        raise _RowError(key, f"expected a list of messages, got {found}", "write messages with role and content")
+        found = "an empty list" if value == [] else kind_of(value)
+        raise RowError(key, f"expected a list of messages, got {found}", "write messages with role and content")
     roles = [_message(one, f"{key}[{index}]") for index, one in enumerate(value)]
     offset = 1 if system and roles[0] == "system" else 0
     wanted = _ROLES.index(start)
@@ -171,27 +189,22 @@ def _messages(value: JSON, key: str, *, system: bool = False, start: str = "user
         if role != expected:
             problem = f"expected a message of the {expected}, got the {role}"
             mend = "user and assistant take turns; the system can only be first"
-            raise _RowError(f"{key}[{index + offset}]", problem, mend)
+            raise RowError(f"{key}[{index + offset}]", problem, mend)
     if not roles[offset:]:
-        raise _RowError(key, "nothing but the system's message", "add the turns of user and assistant")
+        raise RowError(key, "nothing but the system's message", "add the turns of user and assistant")
     return roles[offset:]
 
 
 def _message(value: JSON, key: str) -> str:
     if not isinstance(value, dict):
-        raise _RowError(key, f"expected a message, got {_kind(value)}", "write an object with role and content")
+        raise RowError(key, f"expected a message, got {kind_of(value)}", "write an object with role and content")
     for part in ("role", "content"):
         if not isinstance(value.get(part), str):
-            raise _RowError(f"{key}.{part}", f"expected text, got {_kind(value.get(part))}", "write text")
+            raise RowError(f"{key}.{part}", f"expected text, got {kind_of(value.get(part))}", "write text")
     role = cast("str", value["role"])
     if role not in {"system", *_ROLES}:
-        raise _RowError(f"{key}.role", f"unknown role {role!r:.60}", "write system, user or assistant")
-    if role == "assistant" and not value["content"]:
-        raise _RowError(f"{key}.content", "empty answer", "write it, or take the row out")
+        raise RowError(f"{key}.role", f"unknown role {role!r:.60}", "write system, user or assistant")
+    if not cast("str", value["content"]).strip():
+        empty = "empty answer" if role == "assistant" else f"empty message of the {role}"
+        raise RowError(f"{key}.content", empty, "write it, or take the row out")
     return role
-
-
-def _kind(value: JSON) -> str:
-    """What a value is; never the value itself, since data may be private."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
-    return names.get(type(value), "a number")

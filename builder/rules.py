@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, TypeAlias
 
+from builder.adapter_rules import adapter_clashes
 from builder.blend_methods import clashes
 from builder.kinds import KINDS
 from builder.manifest import (
@@ -13,22 +14,29 @@ from builder.manifest import (
     BaseName,
     BlendStage,
     CastStage,
+    DistillStage,
     EvaluateStage,
     ExtractStage,
     FolderAdapter,
     FoldStage,
     FuseStage,
     GraftStage,
+    GrpoStage,
     HubAdapter,
     PretrainStage,
+    RlooStage,
     StageRef,
     effective,
     references,
     type_of,
 )
 from builder.measures import MEASURING, labels_of
+from builder.reward_settings import RewardModel
+from builder.row_shapes import normal_format
+from builder.scorers import gives_scores, head_clashes, metric_clashes
 from builder.shapes import nearest
 from builder.stages.metrics import METRICS
+from builder.train_data import data_names, held_out
 from builder.train_rules import training_clashes
 from builder.train_stages import TrainStage
 from builder.weighting import ONE
@@ -37,7 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from builder.manifest import AdapterSource, BaseSource, Check, Manifest, Project
+    from builder.settings import NetworkSettings
     from builder.shapes import Reading
+    from builder.train_settings import PretrainTraining
     from registry.canonical import JSON
     from registry.yaml12 import KeyPath
 
@@ -171,9 +181,16 @@ def _check_stage(scope: _Scope, name: str) -> None:
         mend = f"write `{stage.kind}: {KINDS[stage.kind].recipe}` under `recipes:` in params.yaml"
         scope.fault((*path, "kind"), f"params.yaml pins no recipe of kind {stage.kind!r}", mend)
     match stage:
-        case PretrainStage():
-            _check_data(scope, (*path, "data"), stage.data, ("text",), "pretrain")
-        case _ if isinstance(stage, TrainStage):
+        case PretrainStage(from_=""):
+            _check_mixture(scope, path, stage, stage.FORMATS)
+            for key in ("adapter", "targets"):
+                if getattr(stage, key) is not None:
+                    scope.fault((*path, key), f"{key!r} without 'from'", "name under `from` what to go on training")
+            if stage.network is None and not scope.draft.is_broken(f"stages.{name}.network"):
+                scope.fault(
+                    path, "neither 'from' nor 'network'", "describe a new `network`, or name what to go on from"
+                )
+        case _ if isinstance(stage, TrainStage | PretrainStage):
             _check_training(scope, path, stage)
         case EvaluateStage():
             _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
@@ -208,11 +225,11 @@ def _check_settings(scope: _Scope, name: str) -> None:
         return
     stage = effective(scope.project, scope.manifest, name)
     path: KeyPath = ("stages", name)
-    if isinstance(stage, PretrainStage):
-        _check_network(scope, path, stage)
-    elif isinstance(stage, TrainStage):
-        data = scope.manifest.data.get(stage.data)
-        for clash in training_clashes(stage, "" if data is None else data.format):
+    _check_adapter(scope, path, stage)
+    if isinstance(stage, PretrainStage) and stage.network is not None:
+        _check_network(scope, path, stage.network, stage.train)
+    if isinstance(stage, TrainStage | PretrainStage):
+        for clash in training_clashes(stage, _one_format(scope, stage)):
             scope.fault((*path, *clash.path), clash.problem, clash.mend)
     elif isinstance(stage, GraftStage):
         _check_graft(scope, path, stage)
@@ -220,6 +237,13 @@ def _check_settings(scope: _Scope, name: str) -> None:
         _check_fuse(scope, path, stage)
     elif isinstance(stage, BlendStage):
         for clash in clashes(stage):
+            scope.fault((*path, *clash.path), clash.problem, clash.mend)
+
+
+def _check_adapter(scope: _Scope, path: KeyPath, stage: object) -> None:
+    """A new adapter's settings, and what it goes with."""
+    if isinstance(stage, TrainStage | PretrainStage):
+        for clash in adapter_clashes(stage):
             scope.fault((*path, *clash.path), clash.problem, clash.mend)
 
 
@@ -238,8 +262,8 @@ def _check_fuse(scope: _Scope, path: KeyPath, stage: FuseStage) -> None:
 
 def _check_graft(scope: _Scope, path: KeyPath, stage: GraftStage) -> None:
     """What a graft asks for must be something, and go together."""
-    if not any((stage.vocabulary, stage.head, stage.untie, stage.layers, stage.context, stage.rope)):
-        mend = "say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, or leave the stage out"
+    if not any((stage.vocabulary, stage.head, stage.untie, stage.layers, stage.context, stage.rope, stage.template)):
+        mend = "say `vocabulary`, `head`, `untie`, `layers`, `context`, `rope` or `template`, or leave the stage out"
         scope.fault(path, "graft asks for nothing", mend)
     if stage.vocabulary is not None:
         tokens = [*stage.vocabulary.tokens, *stage.vocabulary.special]
@@ -255,9 +279,12 @@ def _check_graft(scope: _Scope, path: KeyPath, stage: GraftStage) -> None:
             scope.fault((*path, "head", "labels"), f"a {stage.head.type} head has no labels", "take them out")
 
 
-def _check_training(scope: _Scope, path: KeyPath, stage: TrainStage) -> None:
-    _check_data(scope, (*path, "data"), stage.data, stage.FORMATS, stage.kind)
+def _check_training(scope: _Scope, path: KeyPath, stage: TrainStage | PretrainStage) -> None:
+    _check_mixture(scope, path, stage, stage.FORMATS)
     _check_artifact(scope, (*path, "from"), stage.from_, ("model", "adapter"))
+    for clash in head_clashes(scope.manifest, stage):
+        scope.fault((*path, *clash.path), clash.problem, clash.mend)
+    _check_judges(scope, path, stage)
     if type_of(scope.manifest, stage.from_) != "adapter":
         return
     if stage.adapter is not None:
@@ -270,6 +297,21 @@ def _check_training(scope: _Scope, path: KeyPath, stage: TrainStage) -> None:
     if stage.targets is not None:
         mend = "take `targets` out; its own targets are trained"
         scope.fault((*path, "targets"), f"{stage.from_!r} is an adapter, and has targets of its own", mend)
+
+
+def _check_judges(scope: _Scope, path: KeyPath, stage: TrainStage | PretrainStage) -> None:
+    """Models that a training holds its own against: a teacher, which writes; reward models, which score."""
+    if isinstance(stage, DistillStage):
+        _check_artifact(scope, (*path, "teacher"), stage.teacher, ("model",))
+        if gives_scores(scope.manifest, stage.teacher):
+            scope.fault((*path, "teacher"), f"{stage.teacher!r} scores texts", "name a model that writes them")
+    if isinstance(stage, GrpoStage | RlooStage):
+        for label, one in stage.rewards.items():
+            if isinstance(one, RewardModel):
+                place = (*path, "rewards", label, "model")
+                _check_artifact(scope, place, one.model, ("model",))
+                if gives_scores(scope.manifest, one.model) is False:
+                    scope.fault(place, f"{one.model!r} writes texts", "name a stage of kind reward, which scores them")
 
 
 def _check_artifact(scope: _Scope, path: KeyPath, name: str, wanted: tuple[str, ...]) -> None:
@@ -288,15 +330,44 @@ def _check_data(scope: _Scope, path: KeyPath, name: str, formats: tuple[str, ...
     """The format of a data set, once it is known to fit; else empty."""
     if not scope.known(path, name, scope.draft.names("data"), "data set") or name not in scope.manifest.data:
         return ""
-    found = scope.manifest.data[name].format
+    found = normal_format(scope.manifest.data[name].format)
     if found in formats:
         return found
     scope.fault(path, f"{name!r} holds {found}, {user} needs {' or '.join(formats)}", "name a data set of that format")
     return ""
 
 
-def _check_network(scope: _Scope, path: KeyPath, stage: PretrainStage) -> None:
-    network = stage.network
+def _check_mixture(scope: _Scope, path: KeyPath, stage: PretrainStage | TrainStage, formats: tuple[str, ...]) -> None:
+    """The data sets that a training learns from, and the one that it is held against: all of one format."""
+    place: KeyPath = (*path, "data")
+    first = ""
+    for name in data_names(stage.data):
+        key = (*place, name) if _is_written(scope, place, name) else place
+        found = _check_data(scope, key, name, formats, stage.kind)
+        if first and found and found != first:
+            scope.fault(key, f"{name!r} holds {found}, the sets before it {first}", "mix sets of one format")
+        first = first or found
+    evaluation = held_out(stage)
+    if evaluation is None or not evaluation.data:
+        return
+    key = (*path, "eval", "data") if _is_written(scope, (*path, "eval"), "data") else (*path, "eval")
+    found = _check_data(scope, key, evaluation.data, formats, stage.kind)
+    if evaluation.data in data_names(stage.data):
+        mend = "name another set, or write `eval: {share: 0.05}` to hold out a part of it"
+        scope.fault(key, f"{evaluation.data!r} is what the stage learns from", mend)
+    elif first and found and found != first:
+        mend = "name a set of the same format"
+        scope.fault(key, f"{evaluation.data!r} holds {found}, what is learnt holds {first}", mend)
+
+
+def _one_format(scope: _Scope, stage: TrainStage | PretrainStage) -> str:
+    """The format of what a training learns from; empty where it is not known."""
+    sets = [scope.manifest.data.get(name) for name in data_names(stage.data)]
+    found = {normal_format(one.format) for one in sets if one is not None}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _check_network(scope: _Scope, path: KeyPath, network: NetworkSettings, training: PretrainTraining) -> None:
     place = (*path, "network")
     if network.hidden_size % network.heads:
         problem = f"{network.heads} heads do not divide a hidden size of {network.hidden_size}"
@@ -309,13 +380,15 @@ def _check_network(scope: _Scope, path: KeyPath, stage: PretrainStage) -> None:
         scope.fault((*place, "kv_heads"), problem, "choose a divisor of `heads`")
     if network.architecture == "gpt2" and network.kv_heads not in {0, network.heads}:
         scope.fault((*place, "kv_heads"), "gpt2 has as many key and value heads as heads", "leave `kv_heads` out")
-    if stage.train.max_length > network.context:
-        problem = f"sequences of {stage.train.max_length} tokens, the network reads {network.context}"
+    if training.max_length > network.context:
+        problem = f"sequences of {training.max_length} tokens, the network reads {network.context}"
         scope.fault((*path, "train", "max_length"), problem, f"write {network.context} or less, or raise `context`")
 
 
 def _check_metric(scope: _Scope, path: KeyPath, stage: EvaluateStage, label: str) -> None:
     metric = stage.metrics[label]
+    for clash in metric_clashes(scope.manifest, stage, label):
+        scope.fault((*path, *clash.path), clash.problem, clash.mend)
     found = _check_data(scope, path, metric.data, METRICS[metric.metric].formats, metric.metric)
     if METRICS[metric.metric].of_two and not stage.against:
         scope.fault(path, f"{metric.metric} compares with `against`, which is missing", "add `against` to the stage")
@@ -394,7 +467,7 @@ def _inputs(draft: Draft, name: str) -> set[_Node]:
     found: set[_Node] = set()
     for role, used in references(manifest.stages[name]):
         source = manifest.source(used)
-        if role == "data":
+        if role in {"data", "eval"}:
             continue
         if used in manifest.stages:
             found.add((manifest.variant, used))

@@ -16,10 +16,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from builder.adapter_check import check_adapter
+from builder.address import Address, CodeFile, DataFile
 from builder.call import call
 from builder.compiled import is_written
+from builder.data_folder import data_digest
 from builder.edges import said
-from builder.graph import Address, DataFile, build_graph
+from builder.graph import build_graph
 from builder.kinds import KINDS
 from builder.load import load
 from builder.pipeline import pipeline_file, pipelines
@@ -32,7 +35,6 @@ from builder.work import WorkFolder, full_disk, open_work, publish
 from registry.artifact import Artifact
 from registry.canonical import encode
 from registry.conflict_markers import left_markers
-from registry.digest import digest_file
 from registry.errors import InvalidError, NotFoundError, RefusedError
 from registry.history import Repository
 from registry.lineage import ancestors_of_model
@@ -206,12 +208,13 @@ def _verified(root: Path, edge: Edge, index: Sightings) -> Input:
 def _verified_data(root: Path, edge: Edge, source: DataFile) -> Input:
     path = root / source.path
     try:
-        digest = digest_file(path)
+        digest = data_digest(path)
     except FileNotFoundError as error:
         raise NotFoundError(
             "the data file is not there", where=source.path, mend="add it, or fetch it with `dvc pull`"
         ) from error
-    check_rows(path, source.format, where=source.path)  # refused before anything heavy is loaded
+    if not isinstance(source, CodeFile):
+        check_rows(path, source.format, where=source.path)  # refused before anything heavy is loaded
     return Input(
         role=edge.role,
         name=edge.name,
@@ -220,7 +223,7 @@ def _verified_data(root: Path, edge: Edge, source: DataFile) -> Input:
         artifact=None,
         format=source.format,
         settings=edge.settings,
-        source=f"data:{source.path}",
+        source=f"{'code' if isinstance(source, CodeFile) else 'data'}:{source.path}",
     )
 
 
@@ -273,9 +276,12 @@ def _reworded(note: str, names: Mapping[str, str]) -> str:
 
 
 def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], None]) -> Record:
-    from builder.environment import environment  # noqa: PLC0415 - reads versions of what the stage imports
+    from builder.environment import device_memory_mib, environment  # noqa: PLC0415 - read what the stage imports
 
+    address = job.node.address
     check_room(job.root, job.node.settings, job.inputs)
+    where = f"{manifest_file(address.variant)}: stages.{address.stage}"
+    check_adapter(job.node.settings, job.inputs, stage=where)  # refused before anything heavy is loaded
     work.start()
     context = Context(
         settings=job.node.settings,
@@ -286,7 +292,6 @@ def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], N
         runner=read_runner(job.root),
         say=say,
     )
-    address = job.node.address
     outcome = call(job.node.kind, context, where=str(address))
     artifact = Artifact.from_folder(work.out, outcome.type, outcome.written)
     artifact.write(work.out)
@@ -298,16 +303,24 @@ def _compute(job: _Job, work: WorkFolder, started: float, say: Callable[[str], N
         inputs=_recorded(job.inputs),
         components=outcome.components,
         metrics=outcome.metrics,
-        environment=environment(),
+        environment={**environment(), **outcome.environment},
         device=outcome.device,
         micro_batch=outcome.micro_batch,
         duration_s=round(time.monotonic() - started, 3),
-        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        peak_memory_mib=_peak_memory_mib(apart=bool(outcome.environment)),
         depends_on=outcome.depends_on,
         notes=outcome.notes,
         reused_from="",
         renumbered=outcome.renumbered,
+        device_memory_mib=outcome.device_memory_mib or device_memory_mib(),
+        curve=outcome.curve,
     )
+
+
+def _peak_memory_mib(*, apart: bool) -> float:
+    """The most memory that this process held, or the largest of those that it started, where they did the work."""
+    who = resource.RUSAGE_CHILDREN if apart else resource.RUSAGE_SELF
+    return round(resource.getrusage(who).ru_maxrss / 1024, 1)
 
 
 def _recorded(inputs: tuple[Input, ...]) -> tuple[RecordInput, ...]:

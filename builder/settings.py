@@ -20,6 +20,8 @@ MetricName: TypeAlias = Literal[
     "reward_margin",
     "kl",
     "top1_agreement",
+    "pair_accuracy",
+    "pair_margin",
 ]
 
 

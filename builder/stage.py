@@ -28,12 +28,13 @@ class Input:
     """One input of a running stage, its bytes verified.
 
     Attributes:
-        role: ``from``, ``base`` (the model under an adapter), ``against``, ``against_base``, ``adapter`` or ``data``.
+        role: ``from``, ``base`` (the model under an adapter), ``against``, ``against_base``, ``adapter``, ``data`` or
+            ``eval`` (what a training is held against).
         name: The manifest's word for it.
         path: Folder of an artifact, or a data file.
         digest: Artifact digest, or digest of the data file.
         artifact: Listing of the folder; ``None`` for data.
-        format: Format of data (``messages``, ``preference``, ``text``); empty for an artifact.
+        format: What the rows of data are, as the manifest says it; empty for an artifact.
         settings: What the stage says on this input alone, such as ``{"weight": 0.4}``.
         source: Where it came from, as a record says it.
         ancestors: Weights digests of the models that this one was made from, itself left out.
@@ -58,8 +59,8 @@ class Input:
 
     @property
     def file(self) -> str:
-        """Path of a data file from the root, as faults of its rows name it."""
-        return self.source.removeprefix("data:")
+        """Path of a file from the root, as faults in it name it."""
+        return self.source.removeprefix("data:").removeprefix("code:")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,9 @@ class Outcome:
         micro_batch: Rows at once on one device; 0 where that does not apply.
         notes: What a reader of the record should know.
         renumbered: Inputs of which something has another number in the result.
+        device_memory_mib: Largest memory of one GPU that was allocated, MiB; 0 where nobody looked.
+        curve: What was measured step by step: lines of a table, tab-separated, the header first.
+        environment: Facts of the processes that computed it, where that was not this one.
     """
 
     type: ArtifactType
@@ -135,3 +139,6 @@ class Outcome:
     micro_batch: int = 0
     notes: tuple[str, ...] = ()
     renumbered: tuple[Renumbered, ...] = ()
+    device_memory_mib: float = 0.0
+    curve: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)

@@ -27,7 +27,20 @@ if TYPE_CHECKING:
     from registry.canonical import JSON
     from registry.yaml12 import KeyPath
 
-__all__ = ["Defaults", "Filled", "Key", "Refused", "Rules", "fill", "json_schema", "read", "restore", "shape_of"]
+__all__ = [
+    "Defaults",
+    "Filled",
+    "Key",
+    "Lone",
+    "Otherwise",
+    "Refused",
+    "Rules",
+    "fill",
+    "json_schema",
+    "read",
+    "restore",
+    "shape_of",
+]
 
 _Table = TypeVar("_Table")
 
@@ -74,14 +87,38 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
+class Lone:
+    """A table of names for which a name alone may be written.
+
+    Attributes:
+        value: What that name then stands for.
+    """
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Kinds of a union that exist but cannot be written by hand.
 
     Attributes:
         advice: Pairs of a kind and the way out.
+        because: Why they cannot, after their name.
     """
 
     advice: tuple[tuple[str, str], ...]
+    because: str = "is not written by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """A union whose tables are told apart by a key that may be left out.
+
+    Attributes:
+        name: What that key then is.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +163,8 @@ def read(
 def fill(table: type, upper: Mapping[str, JSON], lower: Mapping[str, JSON]) -> dict[str, JSON]:
     """Add to a plain table what it does not say itself.
 
-    Tables inside it are filled in turn, but for those that may be absent: their absence says something. A key that
-    ``upper`` excludes is not added.
+    Tables inside it are filled in turn, but for those that may be absent: their absence says something. Of tables that
+    a key tells apart, one is filled by defaults of the same name only. A key that ``upper`` excludes is not added.
 
     Args:
         table: Its dataclass.
@@ -172,9 +209,16 @@ def _written(shape: Shape, value: JSON) -> JSON:
     """Plain values by the names of fields -> as a document has them: by its keys, without what is absent."""
     if isinstance(shape, List) and isinstance(value, list):
         return [_written(shape.item, one) for one in value]
+    if isinstance(shape, OneOf) and (member := shape.chosen(value)) is not None:
+        return _written(member, value)
     if not isinstance(shape, TableShape) or not isinstance(value, dict):
         return value
-    given = {one.key: _written(one.shape, value.get(one.attribute)) for one in shape.fields}
+    given = {
+        one.key: _written(one.shape, value.get(one.attribute))
+        for one in shape.fields
+        # An action has every field: of two numbers that exclude each other, one as its default, which nobody wrote.
+        if one.required or not isinstance(one.default, int | float) or value.get(one.attribute) != one.default
+    }
     return {key: one for key, one in given.items() if one is not None}
 
 
@@ -297,14 +341,21 @@ def _list(parts: tuple[Any, ...], _marks: tuple[object, ...]) -> Shape:
 
 def _named(parts: tuple[Any, ...], marks: tuple[object, ...]) -> Shape:
     name = cast("Text | Choice", shape_of(parts[0]))
-    return Named(name=name, item=shape_of(parts[1]), filled=any(isinstance(mark, Filled) for mark in marks))
+    lone = next((mark.value for mark in marks if isinstance(mark, Lone)), None)
+    filled = any(isinstance(mark, Filled) for mark in marks)
+    return Named(name=name, item=shape_of(parts[1]), filled=filled, lone=lone)
 
 
 def _union(parts: tuple[Any, ...], marks: tuple[object, ...]) -> Shape:
     members = tuple(_table(member) for member in parts)
-    by_kind = all(any(one.key == "kind" for one in member.fields) for member in members)
-    refused = {kind: way for mark in marks if isinstance(mark, Refused) for kind, way in mark.advice}
-    return OneOf(members=members, by="kind" if by_kind else "", refused=refused)
+    by = next((key for key in ("kind", "type") if all(key in map(_key_of, member.fields) for member in members)), "")
+    refused = next((mark for mark in marks if isinstance(mark, Refused)), Refused(advice=()))
+    otherwise = next((mark.name for mark in marks if isinstance(mark, Otherwise)), "")
+    return OneOf(members=members, by=by, otherwise=otherwise, refused=dict(refused.advice), refusal=refused.because)
+
+
+def _key_of(one: Field) -> str:
+    return one.key
 
 
 _BY_ORIGIN: Mapping[object, Callable[[tuple[Any, ...], tuple[object, ...]], Shape]] = {
@@ -344,13 +395,18 @@ def _fill(shape: TableShape, upper: Mapping[str, JSON], lower: Mapping[str, JSON
     filled = dict(upper)
     for key, value in lower.items():
         one = shape.field(key)
-        inner = one.shape if isinstance(one.shape, TableShape) else None
+        inner = _table_in(one.shape, value)
         if key not in upper:
             if not (inner and one.optional) and not _excluded(shape, key, upper):
                 filled[key] = value
-        elif inner:
+        elif inner and inner is _table_in(one.shape, upper[key]):
             filled[key] = _fill(inner, cast("dict[str, JSON]", upper[key]), cast("dict[str, JSON]", value))
     return filled
+
+
+def _table_in(shape: Shape, value: JSON) -> TableShape | None:
+    """The table that a value of a shape is; ``None`` where it is none."""
+    return shape.chosen(value) if isinstance(shape, OneOf) else shape if isinstance(shape, TableShape) else None
 
 
 def _excluded(shape: TableShape, key: str, given: Mapping[str, JSON]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from builder.compound import Either
-from builder.names import Label, Name
+from builder.names import Label, Name, RepositoryPath
 from builder.shapes import Number, Text
 from builder.tables import Filled, Key, Rules
 from builder.weighting import ONE, Weighting
@@ -327,6 +327,9 @@ class GraftStage:
         int, Key("Longest sequence of the result, in tokens; 0 keeps it."), Number(minimum=0, maximum=2**24)
     ] = 0
     rope: Annotated[RopeSettings | None, Key("Stretch rotary positions to a longer context.")] = None
+    template: Annotated[
+        RepositoryPath, Key("A file with the chat template that the model shall have, in Jinja.", own=True)
+    ] = ""
 
     def references(self) -> list[tuple[str, str]]:
         """What it points at, as pairs of a role and a name of the manifest."""

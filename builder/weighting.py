@@ -99,6 +99,16 @@ class Weighting:
             return self.rules[0].values[0]
         return None
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Every number that it says, in its order; between two of a gradient there are others."""
+        return tuple(value for rule in self.rules for value in rule.values)
+
+    @property
+    def largest(self) -> float:
+        """The largest number that a tensor can have."""
+        return max(self.numbers)
+
     def to_json(self) -> JSON:
         """The normal form: of what says the same value by value, the shortest; tables stay as they are."""
         if len(self.rules) == 1 and self.rules[0].on is None:

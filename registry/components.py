@@ -111,9 +111,12 @@ _PEFT_PREFIX = "base_model.model."
 _ADAPTER_LEAF = re.compile(
     r"(?P<module>.+)\.(?:"
     r"lora_(?:embedding_)?[AB](?:\.(?!weight|bias)[^.]+)?(?:\.(?:weight|bias))?"
-    r"|lora_magnitude_vector(?:\.(?!weight)[^.]+)?(?:\.weight)?)"
+    r"|lora_magnitude_vector(?:\.(?!weight)[^.]+)?(?:\.weight)?"
+    r"|(?:hada|lokr|delora|hira|gralora|glora|deft|peanut|b?oft|hra|road|p?vera|randlora|vblora|unilora|tinylora|frod"
+    r"|fourierft|waveft|c3a|miss|shira|supertuning|ia3|beft)_\w+(?:\.\w+)*"
+    r"|osf_svd_params\.[USV]_low|(?:token_adapter\.)?trainable_tokens_delta)"
 )
-_WRAPPED = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.)")
+_WRAPPED = re.compile(r"\.(?:base_layer|original_module|ln_tuning_layers|modules_to_save\.[^.]+)(?=\.)")
 _MATRIX = 2
 
 UNKNOWN = "unknown"

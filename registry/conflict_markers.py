@@ -1,4 +1,4 @@
-"""Whether a merge that nobody finished left its marks in a text: what no reader can take, and people call a conflict."""
+"""Whether a merge that nobody finished left its conflict markers in a text."""
 
 from __future__ import annotations
 

@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["NAMESPACE", "opened", "seal"]
 
 NAMESPACE = "varietal-descriptor"
-"""What the signatures are good for, and nothing else."""
+"""What the signatures of a descriptor are good for, and nothing else."""
 
 _SCHEMA = "varietal/signed/1"
 _MAX_SIGNATURES = 16
 _MAX_SIGNATURE_CHARACTERS = 16_384
 
 
-def seal(payload: bytes, keys: Sequence[Path]) -> bytes:
+def seal(payload: bytes, keys: Sequence[Path], *, namespace: str = NAMESPACE) -> bytes:
     """The file of a document, signed by each key.
+
+    Args:
+        payload: The document.
+        keys: Private keys, or public ones whose private half an agent has.
+        namespace: What the signatures are good for.
 
     Raises:
         NotFoundError: A key is not there.
@@ -39,13 +44,13 @@ def seal(payload: bytes, keys: Sequence[Path]) -> bytes:
         MachineError: ``ssh-keygen`` is missing.
     """
     signatures: list[JSON] = [
-        {"key": public_key_of(key).fingerprint, "signature": sign(payload, key, NAMESPACE)} for key in keys
+        {"key": public_key_of(key).fingerprint, "signature": sign(payload, key, namespace)} for key in keys
     ]
     return pretty({"schema": _SCHEMA, "payload": payload.decode(), "signatures": signatures})
 
 
 def opened(
-    data: bytes, trusted: Sequence[PublicKey], *, where: str, max_bytes: int
+    data: bytes, trusted: Sequence[PublicKey], *, where: str, max_bytes: int, namespace: str = NAMESPACE
 ) -> tuple[bytes, tuple[PublicKey, ...]]:
     """The payload, and which of the trusted keys signed it.
 
@@ -54,6 +59,7 @@ def opened(
         trusted: Keys whose word is taken.
         where: Named in the errors.
         max_bytes: Limit on the file's size.
+        namespace: What the signatures have to be good for.
 
     Raises:
         InvalidError: It is no such file.
@@ -76,7 +82,7 @@ def opened(
         key, signature = known.get(row.text("key")), row.text("signature")
         if key is None:
             continue
-        if len(signature) > _MAX_SIGNATURE_CHARACTERS or not verify(payload, signature, [key], NAMESPACE):
+        if len(signature) > _MAX_SIGNATURE_CHARACTERS or not verify(payload, signature, [key], namespace):
             raise DeniedError(
                 f"the signature of {key.fingerprint} does not hold",
                 where=where,

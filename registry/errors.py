@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from registry.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -108,7 +110,7 @@ class InvalidError(Error):
         """One error for all faults, sorted by file and line."""
         ordered = tuple(sorted(faults, key=lambda fault: (fault.file, fault.line, fault.key)))
         files = sorted({fault.file for fault in ordered})
-        count = f"{len(ordered)} fault{'s' if len(ordered) != 1 else ''}"
+        count = counted(len(ordered), "fault")
         return cls(
             f"{count} found",
             where=", ".join(files),

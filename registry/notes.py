@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from registry.canonical import encode
+from registry.counted import counted
 from registry.sizes import format_size
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def notes_of(
 def _artifact(new: Record, old: Record | None) -> Iterator[str]:
     """The released artifact: its size, and what of it has to be fetched by who has the one before."""
     now = new.artifact
-    size = f"{now.type} {now.digest}, {format_size(now.size_bytes)} in {len(now.files)} files"
+    size = f"{now.type} {now.digest}, {format_size(now.size_bytes)} in {counted(len(now.files), 'file')}"
     if old is None:
         yield f"- artifact: {size}"
         return

@@ -7,6 +7,7 @@ which it leaves out.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -34,6 +35,7 @@ __all__ = [
     "Renumbered",
     "artifact_folder",
     "artifact_record",
+    "curve_file",
     "git_record",
     "lock_file",
     "manifest_file",
@@ -62,6 +64,11 @@ def artifact_record(variant: str, stage: str) -> PurePosixPath:
 def git_record(variant: str, stage: str) -> PurePosixPath:
     """The record's copy in git."""
     return _home(variant) / "records" / f"{stage}.json"
+
+
+def curve_file(variant: str, stage: str) -> PurePosixPath:
+    """The curve of a training in git, for DVC's plots: what the record beside it says step by step."""
+    return git_record(variant, stage).with_suffix(".tsv")
 
 
 def lock_file(variant: str) -> PurePosixPath:
@@ -186,6 +193,8 @@ class Record:
         notes: What a reader should know, such as ``rebased``.
         reused_from: ``variant:stage`` whose artifact of the same action this is; empty where it was computed here.
         renumbered: Inputs of which something has another number in the result.
+        device_memory_mib: Largest memory of one GPU that was allocated, MiB; 0 without one.
+        curve: What was measured step by step: lines of a table, tab-separated, the header first; empty without steps.
     """
 
     variant: str
@@ -204,6 +213,8 @@ class Record:
     notes: tuple[str, ...]
     reused_from: str
     renumbered: tuple[Renumbered, ...] = ()
+    device_memory_mib: float = 0.0
+    curve: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -223,7 +234,7 @@ class Record:
     def to_bytes(self) -> bytes:
         """The bytes that lie in DVC and in git."""
         summary = self.artifact
-        value: JSON = {
+        value: dict[str, JSON] = {
             "schema": SCHEMA,
             "stage": [self.variant, self.stage],
             "action": [self.action.to_dict()],
@@ -269,6 +280,11 @@ class Record:
             "reused_from": [self.reused_from] if self.reused_from else [],
             "renumbered": [{"digest": str(one.digest), "what": one.what} for one in self.renumbered],
         }
+        # Absent where they say nothing: so records from before these keys keep their bytes.
+        if self.device_memory_mib:
+            value["device_memory_mib"] = self.device_memory_mib
+        if self.curve:
+            value["curve"] = [*self.curve]
         return pretty(value)
 
     @classmethod
@@ -279,7 +295,7 @@ class Record:
             InvalidError: It is no document, breaks the schema, or its digests contradict its content.
         """
         table = Table(_document(data, where), where)
-        table.only(*_KEYS)
+        table.only(*_KEYS, *(key for key in _OPTIONAL if key in table.names()))
         table.constant("schema", SCHEMA)
         variant, stage = table.exactly("stage", 2)
         action = Action.from_table(table.single("action"))
@@ -305,6 +321,8 @@ class Record:
             notes=table.texts("notes"),
             reused_from=reused[0] if reused else "",
             renumbered=tuple(_read_renumbered(row) for row in table.rows("renumbered")),
+            device_memory_mib=_read_device_memory(table),
+            curve=_read_curve(table),
         )
 
 
@@ -329,6 +347,9 @@ _KEYS = (
     "reused_from",
     "renumbered",
 )
+
+_LINE = re.compile(r"[0-9A-Za-z_.+-]+(?:\t[0-9A-Za-z_.+-]*)+")
+_OPTIONAL = ("device_memory_mib", "curve")
 
 
 def _document(data: bytes, where: str) -> JSON:
@@ -383,6 +404,24 @@ def _read_change(table: Table) -> ComponentChange:
 def _read_renumbered(table: Table) -> Renumbered:
     table.only("digest", "what")
     return Renumbered(digest=table.digest("digest"), what=table.choice("what", get_args(Numbered)))
+
+
+def _read_device_memory(table: Table) -> float:
+    if "device_memory_mib" not in table.names():
+        return 0.0
+    size = table.number("device_memory_mib")
+    if size <= 0:
+        raise _contradiction("device_memory_mib is not above 0", table.where)
+    return size
+
+
+def _read_curve(table: Table) -> tuple[str, ...]:
+    if "curve" not in table.names():
+        return ()
+    lines = table.texts("curve")
+    if not lines or any(_LINE.fullmatch(line) is None for line in lines):
+        raise _contradiction("curve holds something else than lines of a table", table.where)
+    return lines
 
 
 def _read_metrics(table: Table) -> dict[str, dict[str, float]]:

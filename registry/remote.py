@@ -198,6 +198,10 @@ class _FileSystem(Protocol):
 
     def makedirs(self, path: str, /, *, exist_ok: bool) -> None: ...
 
+    def exists(self, path: str, /) -> bool: ...
+
+    def remove(self, path: str, /, *, recursive: bool) -> None: ...
+
 
 class Database(Protocol):
     """What is used of DVC's object databases."""

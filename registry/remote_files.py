@@ -66,6 +66,39 @@ class RemoteFiles:
             self._attempt(lambda: database.fs.makedirs(database.fs.parent(place), exist_ok=True), path)
             self._attempt(lambda: database.fs.put_file(str(file), place), path)
 
+    def may_have(self, folder: str) -> bool:
+        """Whether anything may lie in a folder; always where the remote has files and no folders, as over HTTP.
+
+        Raises:
+            DeniedError: The remote does not let us look.
+            TransportError: The remote does not answer as it should.
+        """
+        database, place = self._place(folder)
+        if database.fs.protocol in {"http", "https"}:
+            return True
+        try:
+            with narrowed(folder, self.name):
+                return database.fs.exists(place)
+        except NotFoundError:
+            return False
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all that is in it; nothing where there is none, or where there are no folders.
+
+        Raises:
+            DeniedError: The remote does not let us remove.
+            TransportError: The remote does not answer as it should.
+        """
+        database, place = self._place(folder)
+        if database.fs.protocol in {"http", "https"}:
+            return
+        try:
+            with narrowed(folder, self.name):
+                if database.fs.exists(place):
+                    database.fs.remove(place, recursive=True)
+        except NotFoundError:
+            return
+
     def _attempt(self, act: Callable[[], object], path: str) -> None:
         try:
             with narrowed(path, self.name):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry.canonical import JSON, decode
+from registry.counted import counted
 from registry.published import version_order
 from registry.sizes import format_size
 from registry.tag_message import Aim
@@ -120,12 +121,12 @@ def report_record(found: Found, deprecated: str = "") -> Report:
         ("artifact", f"{summary.type} {summary.digest}"),
         ("weights", str(summary.weights_digest or "none")),
         ("action", str(record.action.digest)),
-        ("size", f"{format_size(summary.size_bytes)} in {len(summary.files)} files"),
+        ("size", f"{format_size(summary.size_bytes)} in {counted(len(summary.files), 'file')}"),
         *(("from", f"{one.role} {one.source} {one.digest}") for one in record.inputs),
         *(("component", _component(record, place)) for place in range(len(record.components))),
         *(("metric", f"{label}: {_metric(values)}") for label, values in sorted(record.metrics.items())),
         *(("setting", f"{key}: {_plain(setting)}") for key, setting in sorted(record.action.settings.items())),
-        ("made on", f"{record.device} in {record.duration_s:.1f} s, at most {record.peak_memory_mib:.0f} MiB"),
+        ("made on", _machine(record)),
         ("depends on", ", ".join(record.depends_on) or "nothing else: any machine gives these bytes"),
         *(("note", note) for note in record.notes),
         *([("reused from", record.reused_from)] if record.reused_from else []),
@@ -281,17 +282,24 @@ def report_index(refreshed: Refreshed, taken: int) -> Report:
         "tensor_tables": refreshed.listed + taken,
         "problems": [{"path": path, "problem": problem} for path, problem in refreshed.problems],
     }
-    counts = f"{refreshed.records} records ({refreshed.new} new) of {refreshed.artifacts} artifacts"
+    records, artifacts = counted(refreshed.records, "record"), counted(refreshed.artifacts, "artifact")
+    counts = f"{records} ({refreshed.new} new) of {artifacts}"
     lines = [f"{counts}, {refreshed.listed + taken} with their tensors"]
     lines += [f"not a record: {path}: {problem}" for path, problem in refreshed.problems]
     return Report(value, lines)
+
+
+def _machine(record: Record) -> str:
+    """What a record says of the run itself."""
+    card = f", {record.device_memory_mib:.0f} MiB of the GPU" if record.device_memory_mib else ""
+    return f"{record.device} in {record.duration_s:.1f} s, at most {record.peak_memory_mib:.0f} MiB{card}"
 
 
 def _component(record: Record, place: int) -> str:
     one = record.components[place]
     layers = f" layers {one.layers}" if one.layers else ""
     by = f" by {one.by}" if one.by else ""
-    return f"{one.component}{layers}: {one.change}{by}, {one.tensors} tensor{'s' if one.tensors != 1 else ''}"
+    return f"{one.component}{layers}: {one.change}{by}, {counted(one.tensors, 'tensor')}"
 
 
 def _metric(values: Mapping[str, float]) -> str:

@@ -85,7 +85,7 @@ def _check_asked(found: Found, ref: ByDigest, place: Place) -> Found:
     raise DigestMismatchError(
         f"the record of {found.record.ref} is no longer that of {ref}",
         where=place.where(git_record(place.variant, place.stage)),
-        mend="run `dvc repro`, which copies the records, or `dvc checkout`",
+        mend="run `varietal build`, which puts back the record that was built, or `dvc checkout`",
     )
 
 

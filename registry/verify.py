@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.artifact import LISTING, Artifact
+from registry.counted import counted
 from registry.digest import digest_bytes
 from registry.errors import DigestMismatchError, InvalidError, NotFoundError
 from registry.lock import Lock, content_md5
@@ -116,7 +117,7 @@ def prove(repository: Repository, place: Place) -> Found:
         raise InvalidError(
             f"this is the record of {record.ref}",
             where=place.where(path),
-            mend="run `dvc repro`, which copies the records",
+            mend="run `varietal build`, which puts back the record that was built, and commit",
         )
     # 5. The lock beside it.
     listing_oid = _check_lock(repository, place, data)
@@ -169,10 +170,11 @@ def prove_folder(record: Record, folder: Path) -> tuple[str, ...]:
         raise _mismatch(
             f"tensors are not as {LISTING} says: {', '.join(wrong[:5]) or 'their weights digest'}", str(folder)
         )
+    files, tensors = counted(len(listing.files), "file"), counted(len(listing.tensors), "tensor")
     return (
         f"7. {LISTING} is the one of the record, {expected}",
-        f"8. {len(listing.files)} files, {listing.size_bytes} bytes: every sha256 holds, and there is nothing else",
-        f"9. {len(listing.tensors)} tensors: headers and bytes hold, weights {record.artifact.weights_digest}",
+        f"8. {files}, {listing.size_bytes} bytes: every sha256 holds, and there is nothing else",
+        f"9. {tensors}: headers and bytes hold, weights {record.artifact.weights_digest}",
     )
 
 
@@ -215,7 +217,7 @@ def _check_lock(repository: Repository, place: Place, data: bytes) -> str:
         raise DigestMismatchError(
             f"the record has md5 {got}, the lock says {locked}",
             where=place.where(git_record(place.variant, place.stage)),
-            mend="run `dvc repro`, which copies the records, and commit; if nothing is stale, the record was edited",
+            mend="run `varietal build`, which puts back the record that was built, and commit",
         )
     folder = lock.output(str(artifact_folder(place.variant, place.stage)))
     if not folder.is_folder:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.compiled import is_written
+from builder.drive.asking import ask
+from builder.drive.copies import with_copies
 from builder.drive.drive import drive
 from builder.drive.environment import BUILD_TOKEN
+from builder.drive.errand import errand_of
+from builder.drive.noting import signing_key
 from builder.drive.pushes import Pushes
-from builder.drive.slots import find_devices, make_slots
+from builder.drive.resume import resumable
+from builder.drive.slots import open_slots
 from builder.drive.takeover import end_marked, only_build
 from builder.drive.tasks import tasks_of
 from builder.drive.through_dvc import LOGS, ThroughDvc
 from builder.pipeline import pipeline_file, pipelines
-from builder.request.assembled import Assembled
 from builder.request.machine import quarantine_of
 from builder.runner import read_runner
 from registry.conflict_markers import left_markers
 from registry.counted import counted
-from registry.errors import Error, InvalidError, MachineError
+from registry.errors import InvalidError, MachineError
 from registry.lock import Lock
 from registry.record import lock_file
 
@@ -32,17 +34,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from builder.drive.errand import Errand
     from builder.drive.outcome import Report
     from builder.drive.progress import Lines, Screen
-    from builder.drive.slots import Slot
     from builder.graph import Address, Node
     from builder.plan.values import Plan
+    from builder.request.assembled import Assembled
     from builder.runner import Runner
 
 __all__ = ["Wish", "build", "check_pipelines", "read_locks"]
 
 _SPARE_BYTES = 64 << 20
-_FETCH_S = 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +72,9 @@ def check_pipelines(root: Path, graph: Mapping[Address, Node], addresses: Sequen
     paths = sorted({str(pipeline_file(address.variant)) for address in addresses})
     stale = [path for path in paths if not is_written(root / path, texts[path])]
     if stale:
+        count = counted(len(stale), "pipeline is", "pipelines are")
         raise InvalidError(
-            f"{counted(len(stale), 'pipeline is', 'pipelines are')} not what the manifests say{left_markers(root, stale)}",
+            f"{count} not what the manifests say{left_markers(root, stale)}",
             where=", ".join(stale),
             mend="run `varietal compile`, look at what it changed, then build again",
         )
@@ -100,6 +103,7 @@ def build(
     *,
     view: Lines | Screen,
     say: Callable[[str], None],
+    request: Assembled | None = None,
 ) -> Report:
     """Drive a plan through DVC.
 
@@ -111,6 +115,7 @@ def build(
         wish: What the command line says.
         view: Shows what happens.
         say: Tells the person at the terminal.
+        request: The request whose tree this is, as it was assembled a moment ago; ``None`` for a checkout.
 
     Returns:
         What became of every task.
@@ -118,7 +123,8 @@ def build(
     Raises:
         ConflictError: Another build is running here.
         InvalidError: A lock, a pipeline or the runner's settings are wrong.
-        NotFoundError: There is no such remote.
+        NotFoundError: There is no such remote, or no such key.
+        DeniedError: The remote refuses, or the key cannot be used.
         MachineError: The disk is full before anything began, or processes of a killed build do not end.
     """
     runner = read_runner(root)
@@ -126,18 +132,19 @@ def build(
     wanted = set(addresses)
     stages = tuple(one for one in plan.stages if one.address in wanted)
     tasks = tasks_of(stages, graph, read_locks(root, addresses))
-    slots = make_slots(
-        wish.jobs or runner.jobs,
-        find_devices(runner, os.environ),
-        cores=sorted(os.sched_getaffinity(0)),
-        threads=runner.threads,
-    )
+    slots = open_slots(runner, wish.jobs, root, view.note)
     _check_room(root)
     with only_build(root, grace_s=runner.grace_s + 5, say=say) as token:
-        work = ThroughDvc(root, graph, stages, runner, token)
-        pushes = _pushes(root, wish, runner, token, [one.address for one in stages if one.verdict == "keep"])
-        view.note(f"{counted(len(tasks), 'task')}, {_jobs(slots)}")
-        return drive(
+        errand = errand_of(root, request)
+        # What a request gives is nobody's yet: it never goes to the remote of released bytes by itself.
+        errand = replace(errand, remote=wish.remote or ("" if errand.kind == "requests" else runner.push))
+        kept = [one.address for one in stages if one.verdict == "keep"]
+        pushes = _pushes(errand, runner, token, kept, say=view.note) if _sends(wish, runner) else None
+        own = {**os.environ, BUILD_TOKEN: f"{token}/recall"}
+        notes = resumable(errand, own, view.note) if tasks else None
+        work = ThroughDvc(root, graph, stages, runner, token, notes=notes)
+        view.note(f"{counted(len(tasks), 'task')}, {slots}")
+        report = drive(
             tasks,
             slots,
             work,
@@ -147,12 +154,7 @@ def build(
             lost=lambda address: end_marked(f"{token}/{address}", grace_s=runner.grace_s, say=view.note),
             pushes=pushes,
         )
-
-
-def _jobs(slots: Sequence[Slot]) -> str:
-    devices = sorted({slot.device for slot in slots} - {""})
-    place = f"GPU {', '.join(devices)}" if devices else "the CPU"
-    return f"{len(slots)} at once on {place}"
+        return with_copies(root, addresses, report, say=view.note)
 
 
 def _check_room(root: Path) -> None:
@@ -165,43 +167,29 @@ def _check_room(root: Path) -> None:
         )
 
 
-def _pushes(root: Path, wish: Wish, runner: Runner, token: str, kept: Sequence[Address]) -> Pushes | None:
-    """Where bytes go as stages end; the remote is reached for before anything is computed.
+def _sends(wish: Wish, runner: Runner) -> bool:
+    return wish.push or bool(wish.remote or runner.push)
+
+
+def _pushes(
+    errand: Errand, runner: Runner, token: str, kept: Sequence[Address], *, say: Callable[[str], None]
+) -> Pushes:
+    """Where bytes go as stages end; remote and key are tried before anything is computed.
 
     Raises:
-        Error: It cannot be reached, by class.
+        Error: The remote cannot be reached, or the key not be used, by class.
     """
-    if not (wish.push or wish.remote or runner.push):
-        return None
-    # What a request gives is nobody's yet: it never goes to the remote of released bytes by itself.
-    remote = wish.remote or (quarantine_of(root) if Assembled.read(root) is not None else runner.push)
+    if errand.kind == "requests" and not errand.remote:
+        errand = replace(errand, remote=quarantine_of(errand.root))
+    errand = replace(errand, key=signing_key(errand, read_runner(errand.home).progress_key, say))
     own = {**os.environ, BUILD_TOKEN: f"{token}/push"}
-    command = (sys.executable, "-P", "-m", "builder.drive.push", str(root), remote, "0")
-    try:
-        done = subprocess.run(command, cwd=root, env=own, capture_output=True, text=True, timeout=_FETCH_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise MachineError(
-            "the remote did not answer", where=remote or "the default remote", mend="check the network"
-        ) from error
-    if done.returncode:
-        raise _reported(done.returncode, done.stderr, remote)
+    where = errand.remote or "the default remote"
+    ask("builder.drive.push", errand.to_text(), "0", folder=errand.root, environment=own, where=where)
     return Pushes(
-        root,
-        remote,
+        errand,
         own,
-        root / LOGS / "push.log",
+        errand.root / LOGS / "push.log",
         since_s=time.time(),
         kept=kept,
         grace_s=runner.grace_s,
-    )
-
-
-def _reported(code: int, text: str, remote: str) -> Error:
-    """The error that another process of ours ended with."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    parts = {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
-    kinds = {kind.exit_code: kind for kind in Error.__subclasses__()}
-    first = next((line for line in lines if not line.startswith(("where: ", "mend: "))), "nothing was said")
-    return kinds.get(code, MachineError)(
-        first, where=parts.get("where", remote or "the default remote"), mend=parts.get("mend", "see the message")
     )

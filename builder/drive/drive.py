@@ -21,7 +21,7 @@ from builder.drive.schedule import Schedule
 from registry.errors import Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from builder.drive.dvc import Ending, How
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from builder.drive.progress import Lines, Screen
     from builder.drive.pushes import Pushes
     from builder.drive.schedule import Task
-    from builder.drive.slots import Slot
+    from builder.drive.slots import Slot, Slots
     from builder.drive.step import Step, Work
     from builder.edges import Address
 
@@ -72,7 +72,7 @@ class _Attempt:
 
 def drive(
     tasks: Iterable[Task],
-    slots: Sequence[Slot],
+    slots: Slots,
     work: Work,
     view: Lines | Screen,
     *,
@@ -97,7 +97,7 @@ def drive(
         What became of everything; nothing of it runs any more.
     """
     loop = _Loop(
-        schedule=Schedule(tasks, slots=len(slots)),
+        schedule=Schedule(tasks, slots=len(slots), hold=slots.hold, let_go=slots.let_go),
         slots=slots,
         work=work,
         view=view,
@@ -120,7 +120,7 @@ class _Loop:
         self,
         *,
         schedule: Schedule,
-        slots: Sequence[Slot],
+        slots: Slots,
         work: Work,
         view: Lines | Screen,
         root: Path,
@@ -162,7 +162,8 @@ class _Loop:
             if address is not None:
                 self._step_ended(self._attempts[address], code)
             elif self._pushes is not None:
-                self._pushes.ended(code)
+                for line in self._pushes.ended(code):
+                    self._view.note(line)
             self._show()
         pushes = self._pushes
         return Report(
@@ -214,6 +215,7 @@ class _Loop:
             log=log,
             grace_s=self._grace_s,
             again=again,
+            handed=attempt.slot.handed,
         )
         self._wait_for(attempt.task.address, attempt.running)
         if self._stopped_by:  # the signal came in between
@@ -227,6 +229,8 @@ class _Loop:
         if code < 0:
             self._lost(address)
         ending = attempt.steps.pop(0).read(code, self._said(attempt))
+        if ending.reason and not ending.exit_code and not self._stopped_by:
+            self._view.note(f"{address}: {ending.reason}")
         if ending.exit_code and self._stopped_by:
             self._schedule.fail(address)
             self._over(attempt, Outcome(address=address, became="stopped"))

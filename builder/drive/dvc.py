@@ -27,6 +27,7 @@ __all__ = [
     "fetch_ending",
     "is_ours",
     "pull",
+    "recall_ending",
     "repro",
     "repro_ending",
     "smoke_ending",
@@ -36,13 +37,14 @@ __all__ = [
 _DVC = (sys.executable, "-P", "-m", "dvc", "--wait-for-lock")
 
 How: TypeAlias = Literal["ran", "reused", "restored", "kept", "busy", "unlocked", "failed"]
-"""``ran``: computed. ``reused``: an artifact of the same action was linked. ``restored``: out of DVC's run cache.
+"""``ran``: computed. ``reused``: an artifact of the same action was linked, or what an earlier run had finished.
+``restored``: out of DVC's run cache.
 ``kept``: DVC found it up to date. ``busy``: another process was in the way, it is worth another try. ``unlocked``: it
 was computed and shown, and DVC failed to write it down. ``failed``: all else."""
 
 _EXITED = re.compile(r"exited with (-?\d+)\s*$", re.MULTILINE)
 _BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by|is at this stage already")
-_REUSED = re.compile(r"is this very artifact; nothing is computed")
+_REUSED = re.compile(r"is this very artifact; nothing is computed|finished by an earlier run that could not show it")
 _DENIED = re.compile(
     r"Unable to locate credentials|AccessDenied|Access Denied|Forbidden|Unauthori[sz]ed|Permission denied"
 )
@@ -60,7 +62,7 @@ class Ending:
     Attributes:
         how: What became of the stage.
         exit_code: 0, or one of Varietal's for the class of the failure.
-        reason: The failure in a line; empty without one.
+        reason: The failure in a line, or what else there is to tell; empty without.
     """
 
     how: How
@@ -137,6 +139,14 @@ def bring_ending(code: int, log: str) -> Ending:
     """What the way out of quarantine did."""
     ending = smoke_ending(code, log)
     return Ending(how=ending.how, exit_code=ending.exit_code, reason=ending.reason and f"inputs: {ending.reason}")
+
+
+def recall_ending(code: int, log: str) -> Ending:
+    """What came of looking for notes: whatever it was, the stage is next."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if code:
+        lines = [f"progress notes were not looked for: {lines[-1] if lines else f'it ended with {code}'}"]
+    return Ending(how="ran", reason="; ".join(lines))
 
 
 def smoke_ending(code: int, log: str) -> Ending:

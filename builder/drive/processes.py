@@ -59,6 +59,7 @@ def start(
     log: Path,
     grace_s: float,
     again: bool = False,
+    handed: Sequence[int] = (),
 ) -> Running:
     """Start a command; it ends with this process, however this process ends.
 
@@ -69,6 +70,7 @@ def start(
         log: File for all that it says.
         grace_s: Seconds between asking it to end and killing it.
         again: Go on with the log instead of beginning anew.
+        handed: Files and connections, by number, that the command gets open.
 
     Raises:
         MachineError: The process cannot be started.
@@ -86,7 +88,7 @@ def start(
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                pass_fds=(reading,),
+                pass_fds=(reading, *handed),
                 start_new_session=True,  # the Ctrl-C of a terminal is the build's alone
             )
     except OSError as error:

@@ -1,9 +1,11 @@
 """Sends the outputs of stages, and their records of DVC's run cache, to a remote: a process of its own, without locks.
 
-``python -m builder.drive.push ROOT REMOTE SINCE VARIANT:STAGE...`` sends what dvc.lock says of these stages, from the
-cache. Without stages it only reaches for the remote. Objects never change and a listing goes after its files, so it
-needs none of the locks that `dvc push` holds, and a killed push leaves nothing that looks whole and is not. ``SINCE``
-is a time of the wall clock: records of the run cache that are younger are sent too.
+``python -m builder.drive.push ERRAND SINCE VARIANT:STAGE...`` sends what dvc.lock says of these stages, from the cache.
+Without stages it only reaches for the remote. Objects never change and a listing goes after its files, so it needs none
+of the locks that `dvc push` holds, and a killed push leaves nothing that looks whole and is not. ``SINCE`` is a time of
+the wall clock: records of the run cache that are younger are sent too.
+
+What a request gave goes another way, since strangers may write to where it goes: :mod:`builder.drive.push_proven`.
 """
 
 from __future__ import annotations
@@ -14,14 +16,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.drive.errand import Errand
+from builder.drive.noting import NO_NOTE, leave_notes
+from builder.drive.push_proven import goods_in_cache, push_proven
 from builder.edges import Address
+from builder.request.places import Cache
+from builder.terminal import say
+from registry.counted import counted
 from registry.errors import DeniedError, Error, InvalidError, MachineError, NotFoundError, TransportError
 from registry.lock import Lock
 from registry.record import BASES, artifact_folder, artifact_record, lock_file
 from registry.remote import DvcCache
+from registry.remote_files import RemoteFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from builder.request.goods import Goods
 
 __all__ = ["outputs_of", "push_stages"]
 
@@ -30,33 +41,50 @@ _PAUSE_S = 0.1
 _NAMED = 3
 
 
-def push_stages(root: Path, remote: str, addresses: Sequence[Address], *, since_s: float) -> int:
-    """Send what the cache has of these stages and the remote has not.
+def push_stages(errand: Errand, addresses: Sequence[Address], *, since_s: float, say: Callable[[str], None]) -> int:
+    """Send what the cache has of these stages and the remote has not, and leave notes of them.
 
     Args:
-        root: Root of the repository.
-        remote: Name of the DVC remote; empty for the default one.
+        errand: What is built, and where bytes go.
         addresses: The stages.
-        since_s: Records of the run cache that are younger are sent, too.
+        since_s: Records of the run cache that are younger are sent, too; not those of a request.
+        say: Tells the person at the terminal.
 
     Returns:
         Files that were sent.
 
     Raises:
         NotFoundError: There is no such remote, no default one, or DVC is not initialised.
-        InvalidError: DVC's configuration or a lock cannot be read.
+        InvalidError: DVC's configuration, a lock or a record of a request cannot be read.
+        DigestMismatchError: An artifact of a request is not what its record says.
         DeniedError: The remote does not let us write.
         TransportError: The remote does not answer as it should.
         MachineError: DVC, or its support for this type of remote, is not installed.
     """
-    oids = [oid for address in addresses for oid in outputs_of(root, address)]
-    found = sorted(DvcCache(root).exists(oids))
+    remote, pairs = errand.remote, {address: outputs_of(errand.root, address) for address in addresses}
+    cached = DvcCache(errand.root).exists(oid for pair in pairs.values() for oid in pair)
+    whole = {address: pair for address, pair in pairs.items() if pair and cached >= {*pair}}
     try:
-        return _push(root, remote, found, since_s=since_s)
+        if errand.kind == "requests" and addresses:
+            return push_proven(errand, whole, say)
+        moved = _push(errand.root, remote, sorted(cached), since_s=since_s)
     except Error:
         raise
     except Exception as error:  # each storage library has errors of its own, without a common root
         raise _narrowed(error, remote) from error
+    if errand.key:
+        leave_notes(errand, _readable(errand, whole, say), RemoteFiles(errand.root, remote), say)
+    return moved
+
+
+def _readable(errand: Errand, outputs: Mapping[Address, Sequence[str]], say: Callable[[str], None]) -> Iterator[Goods]:
+    """The stages whose record can be read; no other has a note."""
+    cache = Cache(errand.root)
+    for address, pair in outputs.items():
+        try:
+            yield goods_in_cache(cache, address, pair)
+        except InvalidError as error:
+            say(f"{NO_NOTE} of {address}: {error.what} ({error.where})")
 
 
 def outputs_of(root: Path, address: Address) -> tuple[str, ...]:
@@ -100,13 +128,13 @@ def _push(root: Path, remote: str, oids: Iterable[str], *, since_s: float) -> in
             result = transfer(cache, database, missing, cache_odb=cache, shallow=False)
             if result.failed:
                 raise TransportError(
-                    f"{len(result.failed)} files could not be sent",
+                    f"{counted(len(result.failed), 'file')} could not be sent",
                     where=_called(remote),
                     mend="see the log above; the next `varietal build --push` sends what is left",
                 )
             if lost := missing - result.transferred:
                 raise NotFoundError(
-                    f"DVC's cache lacks files of {len(lost)} outputs, so they cannot be sent",
+                    f"DVC's cache lacks files of {counted(len(lost), 'output')}, so they cannot be sent",
                     where=", ".join(sorted(str(one.value) for one in lost)[:_NAMED]),
                     mend="remove these outputs from models/*/artifacts and build again",
                 )
@@ -170,10 +198,10 @@ def _called(remote: str) -> str:
     return f"remote {remote!r}" if remote else "the default remote"
 
 
-def _main(root: str, remote: str, since: str, *names: str) -> int:
+def _main(errand: str, since: str, *names: str) -> int:
     addresses = [Address(variant=name.partition(":")[0], stage=name.partition(":")[2]) for name in names]
     try:
-        moved = push_stages(Path(root), remote, addresses, since_s=float(since))
+        moved = push_stages(Errand.from_text(errand), addresses, since_s=float(since), say=say)
     except Error as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -6,6 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from builder.drive.noting import NO_NOTE
 from builder.drive.processes import start
 from builder.drive.tasks import is_records
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from builder.drive.errand import Errand
     from builder.drive.processes import Running
     from builder.edges import Address
 
@@ -35,8 +37,7 @@ class Pushes:
 
     def __init__(
         self,
-        root: Path,
-        remote: str,
+        errand: Errand,
         environment: Mapping[str, str],
         log: Path,
         *,
@@ -47,8 +48,7 @@ class Pushes:
         """Nothing waits.
 
         Args:
-            root: Root of the repository.
-            remote: Name of the DVC remote; empty for the default one.
+            errand: What is built, and where its bytes go.
             environment: That of the build, with its credentials.
             log: File for what pushes say.
             since_s: When the build began, by the wall clock: records of the run cache since then are sent too.
@@ -58,8 +58,7 @@ class Pushes:
         self.problem = ""
         self.exit_code = 0
         self.moved = 0
-        self._root = root
-        self._remote = remote
+        self._errand = errand
         self._environment = environment
         self._log = log
         self._since_s = since_s
@@ -89,15 +88,15 @@ class Pushes:
             return None
         names = [str(address) for address in self._waiting]
         self._waiting = []
-        remote, since = self._remote, str(self._since_s)
-        command = (sys.executable, "-P", "-m", "builder.drive.push", str(self._root), remote, since, *names)
+        errand, since = self._errand.to_text(), str(self._since_s)
+        command = (sys.executable, "-P", "-m", "builder.drive.push", errand, since, *names)
         self._running = start(
-            command, folder=self._root, environment=self._environment, log=self._log, grace_s=self._grace_s
+            command, folder=self._errand.root, environment=self._environment, log=self._log, grace_s=self._grace_s
         )
         return self._running
 
-    def ended(self, code: int) -> None:
-        """The push that was under way ended."""
+    def ended(self, code: int) -> tuple[str, ...]:
+        """The push that was under way ended; why notes were not written, if they were not."""
         self._running = None
         text = self._log.read_text(encoding="utf-8", errors="replace")
         self.moved += sum(int(count) for count in _MOVED.findall(text))
@@ -105,6 +104,7 @@ class Pushes:
             self.exit_code = code if 0 < code <= 8 else 6  # noqa: PLR2004 - the classes of our errors
             lines = [line for line in text.splitlines() if line.strip()]
             self.problem = "\n  ".join(line.strip() for line in lines[-3:]) or f"the push ended with {code}"
+        return tuple(line for line in text.splitlines() if line.startswith(NO_NOTE))
 
     def stop(self) -> None:
         """End the push that is under way; what it had sent stays sent, and the next build looks for the rest."""

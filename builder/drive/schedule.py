@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from builder.edges import Address
 
@@ -33,13 +33,29 @@ class Task:
 class Schedule:
     """The state of a build: every task waits, runs, or is over."""
 
-    def __init__(self, tasks: Iterable[Task], *, slots: int) -> None:
-        """All tasks wait; ``slots`` of them may run at once."""
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        *,
+        slots: int,
+        hold: Callable[[Address, int], bool] = lambda *_: True,
+        let_go: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """All tasks wait; ``slots`` of them may run at once.
+
+        Args:
+            tasks: The tasks.
+            slots: How many may run at once.
+            hold: Asked before a task gets a slot: whether there is what it needs beside that.
+            let_go: Told when a slot is free again.
+        """
         self._tasks = {task.address: task for task in tasks}
         self._order = _by_rest(self._tasks)
         self._waiting = dict.fromkeys(self._order, 0.0)  # and until when
         self._running: dict[Address, int] = {}
         self._free = list(range(slots))
+        self._hold = hold
+        self._let_go = let_go
         self._succeeded: set[Address] = set()
         self._lost: set[Address] = set()
 
@@ -62,7 +78,7 @@ class Schedule:
         """Start what is ready: tasks with their slots, as far as slots are free."""
         taken: list[tuple[Task, int]] = []
         for address in self._order:
-            if self._free and self._is_ready(address, now_s):
+            if self._free and self._is_ready(address, now_s) and self._hold(address, self._free[0]):
                 del self._waiting[address]
                 self._running[address] = self._free.pop(0)
                 taken.append((self._tasks[address], self._running[address]))
@@ -102,7 +118,9 @@ class Schedule:
         return task.needs <= self._succeeded and task.twin not in twins
 
     def _release(self, address: Address) -> None:
-        self._free.append(self._running.pop(address))
+        number = self._running.pop(address)
+        self._let_go(number)
+        self._free.append(number)
         self._free.sort()
 
     def _lose(self, address: Address) -> tuple[Address, ...]:

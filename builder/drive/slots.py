@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from builder.drive.devices import Devices, ask_driver
+from builder.drive.tasks import is_records
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from builder.edges import Address
     from builder.runner import Runner
 
-__all__ = ["Slot", "find_devices", "make_slots"]
-
-_NVIDIA_SMI_S = 20
+__all__ = ["Slot", "Slots", "find_devices", "make_slots", "open_slots"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,12 +24,14 @@ class Slot:
     """The part of a machine that one job has.
 
     Attributes:
-        device: GPU, as ``CUDA_VISIBLE_DEVICES`` says it; empty on a machine without.
+        device: GPU, or several, as ``CUDA_VISIBLE_DEVICES`` says it; empty where there is none, or none is needed.
         cores: Processors; empty for all.
+        handed: The lock of each device, as an open file: whatever runs there keeps it open to its end.
     """
 
     device: str = ""
     cores: tuple[int, ...] = ()
+    handed: tuple[int, ...] = ()
 
 
 def find_devices(runner: Runner, own: Mapping[str, str]) -> tuple[str, ...]:
@@ -44,24 +48,114 @@ def find_devices(runner: Runner, own: Mapping[str, str]) -> tuple[str, ...]:
     visible = own.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(one.strip() for one in visible.split(",") if one.strip() and one.strip() != "-1")
-    return _all_devices()
+    return tuple(index for (index,) in ask_driver("index"))
 
 
-def make_slots(jobs: int, devices: Sequence[str], *, cores: Sequence[int], threads: int) -> tuple[Slot, ...]:
-    """Share a machine among jobs.
+def make_slots(
+    jobs: int, devices: Sequence[str], *, cores: Sequence[int], threads: int, processes: int = 1
+) -> tuple[Slot, ...]:
+    """Share a machine among jobs; which device each has is seen when it starts.
 
     Args:
-        jobs: How many; 0 for one a device, or one on a machine without.
-        devices: GPUs; several jobs share one where there are fewer.
+        jobs: How many; 0 for as many as have devices of their own, or one on a machine without.
+        devices: GPUs that there are.
         cores: Processors that this process may use.
         threads: CPU threads by the runner's settings; where they say a number, nothing is shared out.
+        processes: Processes that share a training, each with a device of its own.
     """
-    count = jobs or len(devices) or 1
+    count = jobs or len(devices) // processes or 1
     shares = [()] * count if threads or count == 1 else _shares(cores, count)
-    return tuple(
-        Slot(device=devices[number % len(devices)] if devices else "", cores=share)
-        for number, share in enumerate(shares)
+    return tuple(Slot(cores=share) for share in shares)
+
+
+class Slots:
+    """The slots of one build: a stage that starts on one takes a device with it, and gives it back with it."""
+
+    def __init__(self, slots: Sequence[Slot], devices: Devices, *, takes: int = 1) -> None:
+        """No slot has a device yet.
+
+        Args:
+            slots: What each job has besides.
+            devices: The GPUs.
+            takes: How many of them each job takes.
+        """
+        self._slots = [*slots]
+        self._devices = devices
+        self._takes = takes
+
+    def __len__(self) -> int:
+        """How many jobs there may be at once."""
+        return len(self._slots)
+
+    def __getitem__(self, number: int) -> Slot:
+        """What the job on a slot has."""
+        return self._slots[number]
+
+    def __str__(self) -> str:
+        """In a few words."""
+        names = self._devices.names
+        place = f"GPU {', '.join(names)}" if names else "the CPU"
+        several = f", {self._takes} each" if self._takes > 1 else ""
+        return f"{len(self)} at once on {place}{several}"
+
+    def hold(self, address: Address, number: int) -> bool:
+        """Give a slot what a task needs; not where every GPU that is left is in use by another build.
+
+        Raises:
+            MachineError: A lock file cannot be used.
+        """
+        if not self._devices.names or is_records(address):
+            return True
+        taken = self._take()
+        if taken:
+            self._slots[number] = replace(
+                self._slots[number], device=",".join(taken), handed=tuple(dict.fromkeys(taken.values()))
+            )
+        return bool(taken)
+
+    def let_go(self, number: int) -> None:
+        """A task has ended: its device is free again."""
+        slot = self._slots[number]
+        for device in slot.device.split(",") if slot.device else ():
+            self._devices.give_back(device)
+        self._slots[number] = replace(slot, device="", handed=())
+
+    def _take(self) -> dict[str, int]:
+        """As many devices as a job takes, each with its lock; none where fewer are left: nobody waits with some."""
+        taken: dict[str, int] = {}
+        while len(taken) < self._takes:
+            one = self._devices.take(beside=taken)
+            if one is None:
+                for device in taken:
+                    self._devices.give_back(device)
+                return {}
+            taken[one[0]] = one[1]
+        return taken
+
+
+def open_slots(runner: Runner, jobs: int, root: Path, say: Callable[[str], None]) -> Slots:
+    """The slots that this machine has for a build.
+
+    Args:
+        runner: Settings of this machine.
+        jobs: Stages at once; 0 for what the settings say.
+        root: Root of the repository.
+        say: Tells the person at the terminal.
+
+    Raises:
+        MachineError: There is no place for the lock files of GPUs.
+    """
+    names = find_devices(runner, os.environ)
+    takes = max(1, min(runner.processes, len(names)))
+    slots = make_slots(
+        jobs or runner.jobs,
+        names,
+        cores=sorted(os.sched_getaffinity(0)),
+        threads=runner.threads,
+        processes=takes,
     )
+    each = -(-len(slots) * takes // max(1, len(names)))
+    return Slots(slots, Devices(names, each=each, root=root, say=say), takes=takes)
 
 
 def _shares(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:
@@ -69,19 +163,3 @@ def _shares(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:
     size = max(1, len(cores) // count)
     starts = ((number * size) % max(1, len(cores) - size + 1) for number in range(count))
     return [tuple(cores[start : start + size]) for start in starts]
-
-
-def _all_devices() -> tuple[str, ...]:
-    """By the driver's own tool, so that nothing of torch is loaded; none where it is not there or has none."""
-    try:
-        said = subprocess.run(
-            ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader"),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_NVIDIA_SMI_S,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in said.stdout.splitlines() if line.strip().isdecimal())

@@ -10,7 +10,7 @@ from builder.drive.drive import drive
 from builder.drive.dvc import smoke_ending
 from builder.drive.environment import stage_environment
 from builder.drive.schedule import Task
-from builder.drive.slots import find_devices, make_slots
+from builder.drive.slots import open_slots
 from builder.drive.smoke_tree import lay_out
 from builder.drive.step import Step
 from builder.drive.takeover import end_marked, only_build
@@ -68,12 +68,7 @@ def smoke(
     needs = {one.address: one.needs for one in plan.stages}
     tried = [one for one in addresses if one not in built]
     tasks = [Task(address=one, needs=frozenset(needs[one]) & set(tried)) for one in tried]
-    slots = make_slots(
-        jobs or runner.jobs,
-        find_devices(runner, os.environ),
-        cores=sorted(os.sched_getaffinity(0)),
-        threads=runner.threads,
-    )
+    slots = open_slots(runner, jobs, root, view.note)
     with only_build(root, grace_s=runner.grace_s + 5, say=say) as token:
         tree = lay_out(root, addresses, built)
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.drive.environment import BUILD_TOKEN
+from registry.counted import counted
 from registry.errors import ConflictError, MachineError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def end_marked(token: str, *, grace_s: float, say: Callable[[str], None]) -> Non
     deadline = time.monotonic() + grace_s
     found = _marked(token)
     if found:
-        say(f"something was killed here: waiting for {len(found)} processes that it left to end")
+        left = counted(len(found), "process", "processes")
+        say(f"something was killed here: waiting for {left} that it left to end")
     while found and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         found = _marked(token)

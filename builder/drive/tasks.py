@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.copies import record_md5
 from builder.drive.schedule import Task
 from builder.edges import Address, DataFile
 from builder.pipeline import RECORDS
@@ -94,9 +95,7 @@ def _is_copied(lock: Lock | None, records: Address, members: Iterable[Address]) 
 def _record_md5(lock: Lock | None, address: Address) -> str:
     """What the lock says of a stage's record; empty where it was never built."""
     name = f"base@{address.stage}" if address.variant == BASES else address.stage
-    built = None if lock is None else lock.stages.get(name)
-    output = None if built is None else built.outputs.get(str(artifact_record(address.variant, address.stage)))
-    return "" if output is None else output.md5
+    return record_md5(None if lock is None else lock.stages.get(name), address)
 
 
 def _identity(graph: Mapping[Address, Node], address: Address, known: dict[Address, str]) -> str:

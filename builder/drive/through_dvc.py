@@ -1,4 +1,4 @@
-"""How the tasks of a build are done: fetch what is missing, then let DVC judge the one stage."""
+"""How the tasks of a build are done: fetch what is missing, take what others finished, let DVC judge the one stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.drive.dvc import bring_ending, commit, fetch_ending, pull, repro, repro_ending
+from builder.drive.dvc import bring_ending, commit, fetch_ending, pull, recall_ending, repro, repro_ending
 from builder.drive.environment import BUILD_TOKEN, stage_environment
 from builder.drive.inputs import members_of, missing_inputs, missing_records, restore_records
 from builder.drive.step import Step
@@ -18,9 +18,10 @@ from registry.lock import Lock
 from registry.record import lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.drive.dvc import How
+    from builder.drive.errand import Errand
     from builder.drive.schedule import Task
     from builder.drive.slots import Slot
     from builder.graph import Address, Node
@@ -34,7 +35,7 @@ LOGS = ".varietal/logs"
 
 
 class ThroughDvc:
-    """How each task is done: fetch what is missing, then let DVC judge the one stage."""
+    """How each task is done, by commands one after the other."""
 
     def __init__(
         self,
@@ -43,6 +44,8 @@ class ThroughDvc:
         stages: Sequence[PlannedStage],
         runner: Runner,
         token: str,
+        *,
+        notes: Errand | None = None,
     ) -> None:
         """Nothing is read yet but whether the tree is a request's.
 
@@ -52,12 +55,14 @@ class ThroughDvc:
             stages: What the plan says on each.
             runner: Settings of this machine.
             token: Mark of the build.
+            notes: What looks for notes of other runners before each stage; ``None`` where there are none.
         """
         self._root = root
         self._graph = graph
         self._stages = {one.address: one for one in stages}
         self._runner = runner
         self._token = token
+        self._notes = notes
         self._of_request = Assembled.read(root) is not None
 
     def steps(self, task: Task, slot: Slot, last: How | None) -> Sequence[Step]:
@@ -71,17 +76,26 @@ class ThroughDvc:
             cores=slot.cores,
             mark=mark,
         )
-        command = commit(address) if last == "unlocked" else repro(address)
-        step = Step(command=command, environment=environment, read=repro_ending)
-        missing = self._missing(address)
-        if not missing:
-            return (step,)
+        if last == "unlocked":
+            return (Step(command=commit(address), environment=environment, read=repro_ending),)
         own = {**os.environ, BUILD_TOKEN: mark}
-        fetch = Step(command=pull(missing), environment=own, read=fetch_ending)
-        if not self._of_request or is_records(address):
-            return fetch, step
-        command = (sys.executable, "-P", "-m", "builder.drive.bring", str(self._root), address.variant, address.stage)
-        return Step(command=command, environment=own, read=bring_ending), fetch, step
+        step = Step(command=repro(address), environment=environment, read=repro_ending)
+        return *self._fetching(address, own), *self._recalling(address, own), step
+
+    def _fetching(self, address: Address, own: Mapping[str, str]) -> Iterator[Step]:
+        """Brings what the task is missing."""
+        missing = self._missing(address)
+        if missing and self._of_request and not is_records(address):
+            command = _process("builder.drive.bring", str(self._root), address.variant, address.stage)
+            yield Step(command=command, environment=own, read=bring_ending)
+        if missing:
+            yield Step(command=pull(missing), environment=own, read=fetch_ending)
+
+    def _recalling(self, address: Address, own: Mapping[str, str]) -> Iterator[Step]:
+        """Looks for what another runner finished."""
+        if self._notes is not None and not is_records(address):
+            command = _process("builder.drive.recall", self._notes.to_text(), address.variant, address.stage)
+            yield Step(command=command, environment=own, read=recall_ending)
 
     def log(self, address: Address) -> Path:
         """One file a stage, of the last build that started it."""
@@ -103,6 +117,11 @@ class ThroughDvc:
             return ()
         path = lock_file(address.variant)
         return restore_records(self._root, absent, Lock.parse((self._root / path).read_bytes(), where=str(path)))
+
+
+def _process(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command of a process of ours; nothing in the work tree is taken for one of its modules."""
+    return (sys.executable, "-P", "-m", module, *arguments)
 
 
 def _with_tools(own: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.engines.sharded import sharding_arguments
+
 if TYPE_CHECKING:
     from builder.engines.job import Job
 
@@ -31,12 +33,17 @@ def arguments(job: Job) -> dict[str, Any]:
         "bf16": training.precision == "mixed-bfloat16",
         "use_cpu": job.device.kind == "cpu",
         "activation_checkpointing": False,
+        # Buckets keep their first layout then, also over a resume; and what a batch does not use is let be.
+        "ddp_find_unused_parameters": True,
+        "ddp_broadcast_buffers": False,
         "dataloader_pin_memory": job.device.kind == "cuda",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "report_to": "none",
+        "report_to": [*job.report_to] or "none",
+        "run_name": job.run,
         "disable_tqdm": True,
         "save_strategy": "steps" if job.steps > job.checkpoint_steps else "no",
         "save_steps": job.checkpoint_steps,
         "save_total_limit": 2,  # the last sealed one stays while the next is written
+        **sharding_arguments(job),
     }

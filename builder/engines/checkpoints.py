@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from registry.canonical import JSON
 
-__all__ = ["any_checkpoint", "latest", "seal", "step_of"]
+__all__ = ["any_checkpoint", "keep_last", "latest", "seal", "step_of"]
 
 _PREFIX = "checkpoint-"
 _SEAL = "varietal-seal.json"
@@ -65,6 +65,17 @@ def latest(folder: Path) -> Path | None:
         else:
             shutil.rmtree(candidate)
     return max(found, key=step_of, default=None)
+
+
+def keep_last(folder: Path) -> None:
+    """Remove all but the newest sealed one, to make room for the next; what is in them is not looked at again.
+
+    Raises:
+        OSError: A folder cannot be read or removed.
+    """
+    sealed = sorted((one.parent for one in folder.glob(f"{_PREFIX}*/{_SEAL}")), key=step_of)
+    for checkpoint in sealed[:-1]:
+        shutil.rmtree(checkpoint)
 
 
 def _is_whole(checkpoint: Path) -> bool:

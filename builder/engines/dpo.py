@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -10,12 +9,16 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from builder.engines.arguments import arguments
+from builder.engines.compiling import LENGTHS
+from builder.engines.evaluation import measured, measuring
 from builder.engines.loop import run
+from builder.engines.ranks import shared
+from builder.engines.reference import reference_log_probs
+from builder.engines.rendered import reader_of
 from builder.engines.schedule import by_length, visit_order
-from registry.errors import InvalidError, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from builder.engines.job import Job, Trained
     from builder.stages.tokens import Pair
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["loss_of", "train_dpo"]
 
-_AS_RENDERED = "{{ messages[-1]['content'] }}"
+_REFERENCE_ROWS = 4  # times as many as in training: nothing is kept for a way back
 
 
 def train_dpo(
@@ -34,6 +37,7 @@ def train_dpo(
     *,
     training: DpoTraining,
     new_adapter: Any = None,  # noqa: ANN401
+    evaluation: Sequence[Pair] | None = None,
 ) -> Trained:
     """Train on preferences, against a reference fixed before the first step.
 
@@ -47,65 +51,82 @@ def train_dpo(
         pairs: The preferences; of each, some of both answers is within ``max_length``.
         training: The stage's ``train`` table: what is DPO's own.
         new_adapter: PEFT configuration of an adapter to put on ``model``.
+        evaluation: Pairs that are not learnt, to measure the loss on.
 
     Raises:
-        InvalidError: The loss cannot be had with that label smoothing.
+        InvalidError: The best weights cannot be kept on these devices.
         MachineError: The loss is no number, or the device's memory does not do.
     """
     lengths = [pair.longest(training.max_length) for pair in pairs]
     visits = visit_order(len(pairs), visits=job.steps * training.batch, seed=training.seed)
-    # The reference's pass goes over rows of like lengths, each once, and only those that are trained on.
-    used = sorted(set(visits), key=lambda row: -lengths[row])
-    place = {row: number for number, row in enumerate(used)}
-    columns = {part: [pairs[row].text[part] for row in used] for part in ("prompt", "chosen", "rejected")}
-    # Messages come rendered, in the last message of each part; the base's own template runs in no trainer.
-    reader = copy(tokenizer)
-    reader.chat_template = _AS_RENDERED
+    stand_in = shared(Dataset.from_list([{"prompt": "-", "chosen": "-", "rejected": "-"}]), job.folder)
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(
             **arguments(job),
+            **measuring(job, evaluation),
             **loss_of(training),
             beta=training.beta,
             max_length=training.max_length,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=job.split.micro_batch,
+            pad_to_multiple_of=LENGTHS if job.split.compiled else None,
+            # Where there is no adapter to put aside, TRL would keep a second model in memory.
+            precompute_ref_log_probs=not (new_adapter or hasattr(model, "peft_config")),
         ),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=reader,
+        # The rows come below, as the token ids that they were checked and counted by.
+        train_dataset=stand_in,
+        eval_dataset=stand_in if evaluation else None,
+        processing_class=reader_of(tokenizer),
         peft_config=new_adapter,
     )
-    if len(trainer.train_dataset) != len(used):
-        raise MachineError(
-            f"the trainer keeps {len(trainer.train_dataset)} of {len(used)} pairs, so rows cannot be told apart",
-            where="TRL",
-            mend="lower train.max_length a little and tell us; the tokenizer cuts these prompts in another place",
-        )
+    # The reference's pass goes over rows of like lengths, each once, and only those that are trained on.
+    used = sorted(set(visits), key=lambda row: -lengths[row])
+    rows = [_row(pairs[row], training.max_length) for row in used]
+    reference = reference_log_probs(trainer, rows, batch=_REFERENCE_ROWS * job.split.micro_batch)
+    trainer.precompute_ref_logps = True
     order = by_length(visits, lengths, batch=training.batch)
-    trainer.train_dataset = trainer.train_dataset.select([place[row] for row in order])
-    return run(trainer, job, tokens=sum(pairs[row].tokens(training.max_length) for row in order))
+    place = {row: number for number, row in enumerate(used)}
+    trainer.train_dataset = _table(rows, reference).select([place[row] for row in order])
+    if evaluation:
+        held = sorted(evaluation, key=lambda pair: -pair.longest(training.max_length))
+        rows = [_row(pair, training.max_length) for pair in held]
+        trainer.eval_dataset = _table(
+            rows, reference_log_probs(trainer, rows, batch=_REFERENCE_ROWS * job.split.micro_batch)
+        )
+    tokens = [pairs[row].tokens(training.max_length) for row in order]
+    numbers = [pairs[row].rows for row in order]
+    return run(trainer, job, tokens=tokens, rows=numbers, measured=measured(job, evaluation))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Sequence[float]]) -> Dataset:
+    return Dataset.from_dict({**{name: [row[name] for row in rows] for name in rows[0]}, **reference})
+
+
+def _row(pair: Pair, max_length: int) -> dict[str, tuple[int, ...]]:
+    """As TRL's collator takes it; what it would cut off is not carried along."""
+    room = max_length - len(pair.prompt)
+    return {"prompt_ids": pair.prompt, "chosen_ids": pair.chosen[:room], "rejected_ids": pair.rejected[:room]}
 
 
 def loss_of(training: DpoTraining) -> dict[str, Any]:
-    """TRL's loss with label smoothing.
+    """TRL's losses, with weights that sum up to what the manifest says.
 
-    For the sigmoid loss that is conservative DPO, ``(1 - e) S + e S'``, with S the loss of the pair and S' that of the
-    pair swapped. TRL has only its robust variant, ``R = ((1 - e) S - e S') / (1 - 2 e)``, from which it follows.
-
-    Raises:
-        InvalidError: The loss has no label smoothing.
+    For the sigmoid loss label smoothing means conservative DPO, ``(1 - e) S + e S'``, with S the loss of the pair and
+    S' that of the pair swapped. TRL has only its robust variant, ``R = ((1 - e) S - e S') / (1 - 2 e)``, from which it
+    follows. The losses are summed in the order of their names, whatever order they were written in.
     """
+    weights = {str(name): weight for name, weight in sorted(training.loss.items())}
     smoothing = training.label_smoothing
-    if not smoothing:
-        return {"loss_type": [training.loss]}
-    if training.loss != "sigmoid":
-        raise InvalidError(
-            f"the {training.loss} loss has no label smoothing",
-            where="train.label_smoothing",
-            mend="write 0, or `loss: sigmoid`",
-        )
+    if smoothing and "sigmoid" in weights:
+        plain = weights["sigmoid"]
+        weights["sigmoid"] = 2 * (1 - smoothing) * plain
+        weights["robust"] = weights.get("robust", 0.0) - (1 - 2 * smoothing) * plain
     return {
-        "loss_type": ["sigmoid", "robust"],
-        "loss_weights": [2 * (1 - smoothing), -(1 - 2 * smoothing)],
+        "loss_type": list(weights),
+        "loss_weights": list(weights.values()),
         "label_smoothing": smoothing,
+        "f_divergence_type": training.f_divergence_type,
+        "f_alpha_divergence_coef": training.f_alpha_divergence_coef,
+        "discopop_tau": training.discopop_tau,
+        "ld_alpha": None if training.ld_alpha == 1.0 else training.ld_alpha,
+        "use_weighting": training.use_weighting,
     }

@@ -8,18 +8,18 @@ each time, which is slow and never wrong.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from builder.data_folder import folder_digest, listing_md5
 from builder.plan.memo import Hashes
 from registry.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from builder.plan.memo import Memo
@@ -57,13 +57,15 @@ class Digests:
         return "" if found is None else self._hashed([(path, found)], "md5")[path].md5
 
     def sha256(self, path: str) -> Digest | None:
-        """Digest of a file; ``None`` where there is no such file.
+        """Digest of a data file, or of a folder of them; ``None`` where there is neither.
 
         Raises:
             OSError: It cannot be read.
         """
         found = self._facts(path)
-        return None if found is None else Digest(self._hashed([(path, found)], "sha256")[path].sha256)
+        if found is None:
+            return self._folder_sha256(path)
+        return Digest(self._hashed([(path, found)], "sha256")[path].sha256)
 
     def folder_md5(self, path: str) -> str:
         """DVC's name of a folder's content, ``<md5>.dir``; empty where there is no such folder.
@@ -87,6 +89,15 @@ class Digests:
         files = list(_walk(top, ""))
         hashed = self._hashed([(f"{path}/{name}", facts) for name, facts in files], "md5")
         return listing_md5((name, hashed[f"{path}/{name}"].md5) for name, _ in files)
+
+    def _folder_sha256(self, path: str) -> Digest | None:
+        """As :func:`builder.data_folder.data_digest` has it: hidden files do not count."""
+        top = f"{self._root}/{path}"
+        if not os.path.isdir(top):  # noqa: PTH112 - as above
+            return None
+        shown = [(name, facts) for name, facts in _walk(top, "") if not f"/{name}".count("/.")]
+        hashed = self._hashed([(f"{path}/{name}", facts) for name, facts in shown], "sha256")
+        return folder_digest((name, facts.st_size, Digest(hashed[f"{path}/{name}"].sha256)) for name, facts in shown)
 
     def _facts(self, path: str) -> os.stat_result | None:
         try:
@@ -129,16 +140,6 @@ class Digests:
             with ThreadPoolExecutor(min(len(large), len(os.sched_getaffinity(0)))) as pool:
                 hashes = pool.map(lambda path: _hash(path, name), paths)
                 yield from ((path, facts, value) for (path, facts), value in zip(large, hashes, strict=True))
-
-
-def listing_md5(files: Iterable[tuple[str, str]]) -> str:
-    """DVC's name of a folder: the md5 of the list of its files.
-
-    Args:
-        files: Path within the folder, and md5, of each.
-    """
-    rows = [{"md5": md5, "relpath": name} for name, md5 in sorted(files)]
-    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:

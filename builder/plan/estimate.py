@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from builder.address import Address, DataFile
-from builder.manifest import EvaluateStage, FolderBase, PretrainStage
 from builder.places import folder_of
 from builder.plan.experience import expected_duration_s, expected_size_bytes
-from builder.plan.memory import evaluation_mib, lora_parameters, new_network, read_network, training_mib
+from builder.plan.memories import Memories
+from builder.plan.networks import Networks, models_of
 from builder.plan.values import Estimate
-from builder.train_stages import TrainStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from builder.graph import Node
     from builder.plan.evidence import Evidence
     from builder.plan.judge import Outcome
-    from builder.plan.memory import Network
     from builder.plan.values import PlannedStage
     from builder.runner import Runner
     from registry.record import Record
@@ -28,8 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Estimates"]
 
 _MOST_RECORDS = 24
-_CONFIG_BYTES = 1 << 20
-_GIVE_MODELS = frozenset({"fold", "blend", "sft", "dpo"})
+_GIVE_MODELS = frozenset(
+    {"fold", "blend", "pretrain", "sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo", "distill"}
+)
 
 
 class Estimates:
@@ -58,7 +56,7 @@ class Estimates:
         self._runner = runner
         self._alike = alike
         self._records: dict[str, tuple[Record, ...]] = {}
-        self._networks: dict[Address, Network | None] = {}
+        self._memories = Memories(root, graph, runner, Networks(root, graph))
         self._fetched: set[str] = set()
 
     def of(self, planned: PlannedStage, outcomes: Mapping[Address, Outcome]) -> Estimate:
@@ -79,7 +77,8 @@ class Estimates:
         duration, spread = expected_duration_s(node.action_settings(), own, others)
         return Estimate(
             size_bytes=size,
-            gpu_memory_mib=self._memory_mib(node, own),
+            gpu_memory_mib=self._memories.needed_mib(node, own, others),
+            does_not_fit=self._memories.unfit(node),
             duration_s=duration,
             duration_spread_s=spread,
             downloads_bytes=sum(self._downloads(node, outcomes)),
@@ -98,7 +97,7 @@ class Estimates:
         """What gives a whole model gives one about as large as the largest that it reads."""
         gives_model = node.kind in _GIVE_MODELS and getattr(node.settings, "adapter", None) is None
         if own is None and gives_model:
-            sizes = [size for one in _models(node) if (size := self._model_bytes(one)) is not None]
+            sizes = [size for one in models_of(node) if (size := self._model_bytes(one)) is not None]
             if sizes:
                 return max(sizes)
         return expected_size_bytes(own, others)
@@ -108,64 +107,7 @@ class Estimates:
         if record is not None:
             return record.artifact.size_bytes
         node = self._graph.get(address)
-        return next((size for one in _models(node) if (size := self._model_bytes(one))), None) if node else None
-
-    # Memory
-
-    def _memory_mib(self, node: Node, own: Record | None) -> float | None:
-        rows = self._runner.micro_batch or (own.micro_batch if own is not None else 0) or 1
-        match node.settings:
-            case PretrainStage() as stage:
-                fresh = new_network(stage.network, stage.tokenizer.vocabulary)
-                trained = fresh.parameters
-                return training_mib(fresh, stage.train, trained=trained, frozen=0, rows=rows, sequences=1)
-            case stage if isinstance(stage, TrainStage):
-                network = self._network_under(node)
-                if network is None:
-                    return None
-                adapter = stage.adapter
-                trained = network.parameters if adapter is None else lora_parameters(network, adapter)
-                return training_mib(
-                    network,
-                    stage.train,
-                    trained=trained,
-                    frozen=0 if adapter is None else network.parameters,
-                    rows=min(rows, stage.train.batch),
-                    sequences=stage.SEQUENCES,
-                )
-            case EvaluateStage() as stage:
-                known = [self._network(one) for one in _models(node, "from", "against")]
-                networks = [one for one in known if one is not None]
-                if not networks:
-                    return None
-                return evaluation_mib(networks, rows=stage.batch, length=stage.max_length)
-            case _:
-                return None
-
-    def _network_under(self, node: Node) -> Network | None:
-        return next((found for one in _models(node) if (found := self._network(one)) is not None), None)
-
-    def _network(self, address: Address) -> Network | None:
-        """The network of an artifact, or of the model that it is made from, by whichever ``config.json`` is here."""
-        if address not in self._networks:
-            self._networks[address] = None  # a circle ends here
-            self._networks[address] = self._read_network(address)
-        return self._networks[address]
-
-    def _read_network(self, address: Address) -> Network | None:
-        node = self._graph.get(address)
-        if node is not None and isinstance(node.settings, PretrainStage):
-            return new_network(node.settings.network, node.settings.tokenizer.vocabulary)
-        places = [self._root / folder_of(address)]
-        if node is not None and isinstance(node.settings, FolderBase):
-            places.append(self._root / node.settings.path)
-        for place in places:
-            weights = sum(path.stat().st_size for path in place.glob("*.safetensors"))
-            if weights and (config := _config(place / "config.json")):
-                return read_network(config, weights)
-        if node is None:
-            return None
-        return self._network_under(node)
+        return next((size for one in models_of(node) if (size := self._model_bytes(one))), None) if node else None
 
     # Downloads
 
@@ -196,20 +138,3 @@ class Estimates:
         sizes = {} if record is None else {file.path: file.size_bytes for file in record.artifact.files}
         missing, lacks = self._evidence.missing_bytes(output.md5, sizes)
         return missing if sizes or not lacks else output.size_bytes
-
-
-def _models(node: Node, *roles: str) -> Iterator[Address]:
-    """What a stage reads in one of these roles; in any but that of an adapter where none is named."""
-    for edge in node.edges:
-        if isinstance(edge.source, Address) and (edge.role in roles if roles else edge.role != "adapter"):
-            yield edge.source
-
-
-def _config(path: Path) -> Mapping[str, object]:
-    try:
-        if path.stat().st_size > _CONFIG_BYTES:
-            return {}
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -137,7 +137,8 @@ class Evidence:
             data for unchanged.
         """
         if path not in self._data:
-            self._data[path] = self._digests.md5(path) or self._tracked_md5(path)
+            here = self._digests.md5(path) or self._digests.folder_md5(path)
+            self._data[path] = here or self._tracked_md5(path)
         return self._data[path]
 
     def folder_md5(self, address: Address) -> str:

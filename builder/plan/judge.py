@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.address import Address, DataFile
+from builder.address import Address, CodeFile, DataFile
 from builder.places import beside_of, folder_of
 from builder.plan.changes import Finding, changed_values, command_change
 from builder.plan.reusable import action_of, stand_in
@@ -115,7 +115,8 @@ class Judge:
 
     def _input_findings(self, edge: Edge, locked: LockedStage) -> Iterator[Finding]:
         if isinstance(edge.source, DataFile):
-            path, said = edge.source.path, f"data {edge.name} ({edge.source.path})"
+            path = edge.source.path
+            said = f"{'code' if isinstance(edge.source, CodeFile) else 'data'} {edge.name} ({path})"
             now = self._evidence.data_md5(path)
             before = locked.dependencies.get(path)
             if before is None:

@@ -1,7 +1,7 @@
 """Memory of a device that a stage needs, by formula, before it runs. Pure; bytes in, MiB out.
 
-Weights, gradients and the optimiser's states are counted; activations are estimated (Korthikanti et al. 2022, attention
-by blocks); what the driver and scattered free blocks take is a rule of thumb.
+Networks, and what holding them and measuring them takes; what training them takes is beside it. Activations of a
+measurement are estimated (Korthikanti et al. 2022); what the driver and scattered free blocks take is a rule of thumb.
 """
 
 from __future__ import annotations
@@ -12,17 +12,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.adapter_settings import LoraSettings
+    from builder.adapter_settings import AdapterSettings
+    from builder.adapter_types.table import Base
     from builder.settings import NetworkSettings
-    from builder.train_settings import Training
 
-__all__ = ["Network", "evaluation_mib", "lora_parameters", "new_network", "read_network", "training_mib"]
+__all__ = [
+    "Network",
+    "adapter_parameters",
+    "card_mib",
+    "evaluation_mib",
+    "held_bytes",
+    "matrix_parameters",
+    "new_network",
+    "read_network",
+]
 
 _MIB = 1 << 20
 _DRIVER_MIB = 768
 _SCATTERED = 1.1
-_STATE_BYTES = 16  # of a trained weight: itself, its gradient and two moments, in float32
 _ACTIVATION_BYTES = 34  # of a layer per token and hidden unit, in 16-bit arithmetic
+_HELD_BYTES = {"int8": 1.0, "nf4": 0.516}  # of a weight, with the scales of its block
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
@@ -95,32 +104,27 @@ def new_network(settings: NetworkSettings, vocabulary: int) -> Network:
     )
 
 
-def lora_parameters(network: Network, settings: LoraSettings) -> int:
-    """Weights of a LoRA on every projection; one on fewer has fewer, so this is the most."""
-    attention = 2 * (network.hidden + network.hidden) + 2 * (network.hidden + network.keys)
-    mlp = 3 * (network.hidden + network.inner)
-    return settings.rank * network.layers * (attention + mlp)
+def adapter_parameters(network: Network, settings: AdapterSettings) -> int:
+    """Numbers that an adapter on every projection trains; one on fewer has fewer, so this is the most."""
+    hidden, keys, inner = network.hidden, network.keys, network.inner
+    layer = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
+    norms = [(hidden,)] * (2 * network.layers + 1)
+    return settings.trained([*layer * network.layers, *norms])
 
 
-def training_mib(
-    network: Network, training: Training, *, trained: int, frozen: int, rows: int, sequences: int
-) -> float:
-    """Memory of a training.
+def matrix_parameters(network: Network) -> int:
+    """Weights of the projections of all layers: what is held in few bits, and cast for 16-bit arithmetic."""
+    hidden, keys = network.hidden, network.keys
+    counted = network.layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * network.inner)
+    return min(counted, network.parameters)
 
-    Args:
-        network: The model.
-        training: The stage's ``train`` table.
-        trained: Weights that are trained.
-        frozen: Weights that are not.
-        rows: Rows at once.
-        sequences: Sequences in a row; two in a preference.
-    """
-    exact = training.precision == "float32"
-    weights = trained * _STATE_BYTES + frozen * (4 if exact else network.stored_bytes)
-    tokens = rows * sequences * training.max_length
-    activations = tokens * network.hidden * network.layers * _ACTIVATION_BYTES * (2 if exact else 1)
-    logits = tokens * network.vocabulary * 4
-    return _whole(weights + activations + logits)
+
+def held_bytes(network: Network, base: Base, *, exact: bool) -> float:
+    """Bytes of a frozen model: as it is stored, or in float32 for exact arithmetic; or its projections in few bits."""
+    if base == "stored":
+        return network.parameters * (4 if exact else network.stored_bytes)
+    matrices = matrix_parameters(network)
+    return matrices * _HELD_BYTES[base] + (network.parameters - matrices) * 4
 
 
 def evaluation_mib(networks: list[Network], *, rows: int, length: int) -> float:
@@ -134,11 +138,12 @@ def evaluation_mib(networks: list[Network], *, rows: int, length: int) -> float:
     tokens = rows * length
     weights = sum(one.parameters * 4 for one in networks)
     widest = max(tokens * (one.hidden * 2 * _ACTIVATION_BYTES + one.vocabulary * 4) for one in networks)
-    return _whole(weights + widest)
+    return card_mib(weights + widest)
 
 
-def _whole(parts_bytes: float) -> float:
-    return round(parts_bytes * _SCATTERED / _MIB + _DRIVER_MIB)
+def card_mib(peak_bytes: float) -> float:
+    """Memory of a card that does for a peak: with what lies scattered, and the driver's own; MiB."""
+    return round(peak_bytes * _SCATTERED / _MIB + _DRIVER_MIB)
 
 
 def _count(config: Mapping[str, object], *names: str) -> int:

@@ -39,7 +39,7 @@ def describe(plan: Plan, *, card_mib: float = 0) -> list[str]:
 
 def say_verdicts(plan: Plan) -> str:
     """One line: how many stages have which verdict, and what the certain ones cost."""
-    as_said = counted(len(plan.stages), "stage is what the manifest says", "stages are what the manifests say")
+    as_said = counted(len(plan.stages), "stage is what its manifest says", "stages are what the manifests say")
     if plan.is_empty:
         return f"nothing to do: {as_said}"
     copies = f"; {counted(len(plan.copies), 'record')} to put back" if plan.copies else ""

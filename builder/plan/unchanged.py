@@ -209,6 +209,7 @@ class Unchanged:
         if path not in self._data:
             stamps = self._data[path] = _Stamps()
             stamps.add(f"{self._root}/{path}", path, follow=True)
+            stamps.add_tree(f"{self._root}/{path}", path)  # a folder of files; of a file, a line that says nothing
             for part in (path, *map(str, PurePosixPath(path).parents[:-1])):
                 stamps.add(f"{self._root}/{part}.dvc", f"{part}.dvc")
         return self._data[path]

@@ -29,6 +29,7 @@ class Estimate:
         duration_s: Seconds that it takes.
         duration_spread_s: How far earlier runs were from that, in seconds, either way.
         downloads_bytes: Bytes that are not on this machine and have to be fetched first.
+        does_not_fit: What to write instead, where the runner's card is too small whatever the micro-batch; else empty.
     """
 
     size_bytes: int | None = None
@@ -36,6 +37,7 @@ class Estimate:
     duration_s: float | None = None
     duration_spread_s: float | None = None
     downloads_bytes: int | None = None
+    does_not_fit: str = ""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain values for JSON."""
@@ -45,6 +47,7 @@ class Estimate:
             "duration_s": self.duration_s,
             "duration_spread_s": self.duration_spread_s,
             "downloads_bytes": self.downloads_bytes,
+            "does_not_fit": self.does_not_fit or None,
         }
 
 

@@ -3,7 +3,8 @@
 1. The request is resolved once: what is built is one commit, wherever its branch goes.
 2. What it changes since it left main is found folder by folder, and sorted: taken, generated, left alone, refused.
 3. The commit starts as main's. Manifests and data that the request changes come in, where main has not changed them
-   too; a ``.dvc`` file and params.yaml are read and written anew.
+   too; a ``.dvc`` file and params.yaml are read and written anew. Code that a stage would run comes in only where main
+   approves its digest.
 4. Locks and records are main's, or what runners pushed for earlier builds of this request.
 5. Pipelines are made from the manifests, which finds every fault in them. The commit's id follows from all this alone.
 6. The tree on disk is put back to that commit, before every use: what a stage left in it is not asked.
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.compiled import write_pipelines
+from builder.request.approved import unapproved
 from builder.request.assembled import Assembled, kept_ref
 from builder.request.built import built_changes, find_builds
 from builder.request.changes import changed_paths
 from builder.request.lay_out import lay_out
 from builder.request.machine import give_settings
-from builder.request.names import DATA, MODELS, PROJECT, collisions, part_of, shown
+from builder.request.names import DATA, MODELS, PROJECT, REWARDS, collisions, part_of, shown
 from builder.request.plumbing import (
     commit_alike,
     entries_at,
@@ -146,8 +148,9 @@ def _take(
     root: Path, found: Sorted, *, base: str, main: str, request: str
 ) -> tuple[Mapping[str, str | None], tuple[str, ...]]:
     """What is taken, as blobs by path, and the keys of params.yaml that are not."""
-    kept = tuple(tree_files(root, main, DATA, MODELS))
+    kept = tuple(tree_files(root, main, DATA, MODELS, REWARDS))
     _refuse([*found.faults, *size_faults(_sizes(root, found.taken)), *_meetings(kept, found.taken)])
+    _refuse([*unapproved(root, main, found.taken)])
     ours = {path: entry.oid for path, entry in entries_at(root, main, list(found.taken)).items()}
     theirs = {path: entry.oid for path, entry in entries_at(root, base, list(found.taken)).items()}
     changes: dict[str, str | None] = {}
@@ -223,7 +226,7 @@ def _pipelines(repository: Repository, tree: str) -> dict[str, str | None]:
     They are made in a folder of their own, in which data files are empty: they are looked for, and not read.
     """
     files = {path: one for path, one in tree_files(repository.root, tree).items() if one.mode != _SUBMODULE}
-    read = [path for path in files if part_of(path) in {"manifest", "project", "generated"}]
+    read = [path for path in files if part_of(path) in {"manifest", "project", "code", "generated"}]
     texts = dict(zip(read, repository.read_blobs(files[path].oid for path in read), strict=True))
     with tempfile.TemporaryDirectory(prefix="varietal-request-") as name:
         place = Path(name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.request.changes import changed_in_main
-from builder.request.names import DATA, PROJECT, home_of
+from builder.request.names import DATA, PROJECT, REWARDS, home_of
 from builder.request.plumbing import entries_at, git, git_or_none, merge_base
 from builder.request.project import takes_over
 from registry.digest import digest_bytes
@@ -49,8 +49,9 @@ GENERATED = (
     "models/*/dvc.yaml",
     "models/*/dvc.lock",
     "models/*/records/*.json",
+    "models/*/records/*.tsv",
 )
-"""Git's globs on pipelines, locks and records."""
+"""Git's globs on pipelines, locks, records and their curves."""
 
 _MOST_COMMITS = 10_000
 _MOST_LETTERS = 200
@@ -172,7 +173,9 @@ def stands_in(root: Path, build: str, main: str, commit: str) -> bool:
     common = merge_base(root, build, main)
     if not common:
         return False
-    made = changed_in_main(root, common, build, (*GENERATED, "models/*/model.yaml", f"{DATA}/**", PROJECT))
+    made = changed_in_main(
+        root, common, build, (*GENERATED, "models/*/model.yaml", f"{DATA}/**", f"{REWARDS}/**", PROJECT)
+    )
     project = made.pop(PROJECT, None)
     here = {path: entry.oid for path, entry in entries_at(root, commit, list(made)).items()}
     if not any(map(home_of, made)) or any(here.get(path) != oid for path, oid in made.items()):

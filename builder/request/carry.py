@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from registry.artifact import LISTING
 from registry.canonical import MAX_BYTES
+from registry.counted import counted
 from registry.digest import Hasher, digest_bytes, digest_file
 from registry.errors import DigestMismatchError, NotFoundError
 from registry.listing import most_bytes, read_listing
@@ -42,6 +43,7 @@ class Carrier:
 
     Attributes:
         moved_bytes: Bytes that were put so far.
+        moved_files: Objects that were put so far.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Carrier:
             sent: What the target is known to have, where others may write to it; ``None`` where nobody else may.
         """
         self.moved_bytes = 0
+        self.moved_files = 0
         self._sent = sent
         self._source: Source = source
         self._shelf = getattr(source, "path", None)
@@ -154,7 +157,7 @@ class Carrier:
                     path = Path(name) / one.path
                     _check_md5(path, oid, one.path)
                     self._put(path, oid)
-        self._say(f"{what}: {len(missing)} files to {self._target.name}")
+        self._say(f"{what}: {counted(len(missing), 'file')} to {self._target.name}")
 
     def _checked(self, path: Path, wanted: Wanted, oid: str) -> Path:
         """A file of this machine, hashed where it lies."""
@@ -188,6 +191,7 @@ class Carrier:
         if self._sent is not None:
             self._sent.add(oid)
         self.moved_bytes += path.stat().st_size
+        self.moved_files += 1
 
     def _read(self, place: Source, oid: str, limit_bytes: int) -> bytes:
         """All of a small object, up to one byte more than it may have."""

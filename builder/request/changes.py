@@ -16,15 +16,16 @@ from builder.request.plumbing import Entry, git
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["MAX_CHANGES", "Changed", "changed_in_main", "changed_paths"]
+__all__ = ["MAX_CHANGES", "Changed", "changed_in_each", "changed_in_main", "changed_paths"]
 
 MAX_CHANGES = 20_000
 """Entries that may differ, folders counted."""
 
 _MAX_DEPTH = 32
+_MAX_IN_ALL = 200_000
 _FOLDER = "040000"
 _NOTHING = "000000"
 _PAIR = re.compile(rb"([0-9a-f]+) ([0-9a-f]+)\n")
@@ -80,6 +81,44 @@ def changed_paths(root: Path, old: str, new: str, *, looks_into: Callable[[str],
                     found.append(Changed(path=path, old=before, new=after))
         level = below
     raise _too_much(new, f"folders lie more than {_MAX_DEPTH} deep")
+
+
+def changed_in_each(
+    root: Path, pairs: Iterable[tuple[str, str]], *, looks_into: Callable[[str], bool]
+) -> dict[tuple[str, str], tuple[Changed, ...]]:
+    """The same between many trees, each an old and a new one, at one call of git a level.
+
+    Args:
+        root: Root of the repository.
+        pairs: Ids of trees, two by two.
+        looks_into: Whether a folder that differs is to be walked; else it is given as one path.
+
+    Raises:
+        InvalidError: More differs than any request needs, in all of them together.
+    """
+    wanted = set(pairs)
+    nothing = git(root, "hash-object", "-t", "tree", "--stdin").decode().strip()
+    found: dict[tuple[str, str], list[Changed]] = {pair: [] for pair in wanted}
+    level = [("", pair, pair) for pair in wanted if pair[0] != pair[1]]
+    seen = 0
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            break
+        below: list[tuple[str, tuple[str, str], tuple[str, str]]] = []
+        answers = _compare(root, {inner for _, _, inner in level})
+        for folder, pair, inner in level:
+            for name, before, after in answers.get(inner, ()):
+                seen += 1
+                if seen > _MAX_IN_ALL:
+                    raise _too_much(pair[1], f"more than {_MAX_IN_ALL} files and folders differ from commit to commit")
+                path, sides = f"{folder}{name}", [one for one in (before, after) if one is not None]
+                if any(one.mode == _FOLDER for one in sides) and looks_into(path):
+                    trees = (one.oid if one is not None and one.mode == _FOLDER else nothing for one in (before, after))
+                    below.append((f"{path}/", pair, (next(trees), next(trees))))
+                else:
+                    found[pair].append(Changed(path=path, old=before, new=after))
+        level = below
+    return {pair: tuple(changes) for pair, changes in found.items()}
 
 
 def changed_in_main(root: Path, old: str, new: str, patterns: Sequence[str]) -> dict[str, str | None]:

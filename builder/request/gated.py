@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.request.markdown import code, plain
+from builder.request.names import shown
 
 if TYPE_CHECKING:
     from builder.release import Verdict
     from builder.request.assembled import Assembled
+    from builder.request.between import Between
     from registry.canonical import JSON
     from registry.gate import Judgement
 
 __all__ = ["Gated"]
 
 _MOST = 50  # paths that a comment lists
+_SQUASH = "squash the commits of the request, so that none of them has it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +30,19 @@ class Gated:
         assembled: The request that was judged; ``None`` where the work tree itself was.
         unwritten: Pipelines, locks and records of the request that are not what a runner wrote: they would be merged.
         bounds: Variants whose checks the request itself changes.
+        between: Records that no runner wrote, in commits of the request that end with others.
     """
 
     verdicts: tuple[Verdict, ...]
     assembled: Assembled | None = None
     unwritten: tuple[str, ...] = ()
     bounds: tuple[str, ...] = ()
+    between: tuple[Between, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether nothing stands against it."""
-        return not self.unwritten and all(one.passed for one in self.verdicts)
+        return not self.unwritten and not self.between and all(one.passed for one in self.verdicts)
 
     def to_json(self) -> dict[str, JSON]:
         """The shape of ``varietal gate --json``."""
@@ -47,7 +52,12 @@ class Gated:
             "request": None,
         }
         if self.assembled is not None:
-            value["request"] = {**self.assembled.to_json(), "unwritten": [*self.unwritten], "bounds": [*self.bounds]}
+            value["request"] = {
+                **self.assembled.to_json(),
+                "unwritten": [*self.unwritten],
+                "bounds": [*self.bounds],
+                "between": [{"commit": one.commit, "path": one.path} for one in self.between],
+            }
         if self.assembled is None and len(self.verdicts) == 1:
             return {**self.verdicts[0].to_json(), **value}
         return value
@@ -61,6 +71,7 @@ class Gated:
             lines += [f"FAIL  {name}{reason}" for reason in one.stale]
             found += lines or [f"{'pass  ' if name else ''}{name}no checks, on purpose; the lock is fresh"]
         found += [f"FAIL  {path} is not what a runner wrote" for path in self.unwritten]
+        found += [f"FAIL  {shown(str(one))} is not what a runner wrote: {_SQUASH}" for one in self.between[:_MOST]]
         found += [f"look  {name}: the request changes its checks" for name in self.bounds]
         if self.assembled is not None:
             found += [f"look  {path} was not taken from the request: review it as code" for path in self.assembled.left]
@@ -82,6 +93,9 @@ class Gated:
             parts.append("**The request changes the checks** that these are judged by:\n" + _list(self.bounds))
         if self.unwritten:
             parts.append("**Not what a runner wrote**, and it would be merged:\n" + _list(self.unwritten))
+        if self.between:
+            head = f"**Not what a runner wrote**, in commits that would come with it; {_SQUASH}:\n"
+            parts.append(head + _list(tuple(map(str, self.between))))
         if self.assembled is not None and self.assembled.left:
             parts.append("Not taken from the request. **Review these as code**:\n" + _list(self.assembled.left))
         return "\n\n".join(parts) + "\n"

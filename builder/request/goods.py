@@ -87,7 +87,7 @@ def _goods(variant: str, name: str, stage: LockedStage, read: Read) -> Goods:
         raise RefusedError(
             f"{path} is not the record that was built",
             where=f"dvc.lock of {variant}",
-            mend=f"`varietal build {variant}`, or `dvc repro`, to the end; then publish",
+            mend=f"run `varietal build {variant}`, which puts it back; then publish",
         )
     record = Record.from_bytes(data, where=path)
     if (record.variant, record.stage) != (variant, name) or not folder.is_folder:

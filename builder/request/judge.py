@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from builder.graph import build_graph
 from builder.load import load
 from builder.release import judge_variant
+from builder.request.between import unwritten_between
 from builder.request.built import GENERATED
 from builder.request.changes import changed_in_main
 from builder.request.gated import Gated
@@ -49,16 +50,21 @@ def judge_request(assembled: Assembled, variants: Sequence[str]) -> Gated:
     """
     root = assembled.root
     names = variants or _touched(assembled)
+    unwritten = _unwritten(assembled)
+    between = unwritten_between(assembled.home, assembled.request, assembled.main, assembled.builds)
     return Gated(
         verdicts=tuple(judge_variant(root, name) for name in names),
         assembled=assembled,
-        unwritten=_unwritten(assembled),
+        unwritten=unwritten,
+        between=tuple(one for one in between if one.path not in unwritten),
         bounds=tuple(name for name in names if _changes_bounds(assembled, name)),
     )
 
 
 def _touched(assembled: Assembled) -> tuple[str, ...]:
-    differing = changed_in_main(assembled.home, assembled.main, assembled.commit, ["models/**", "data/**", "bases/**"])
+    differing = changed_in_main(
+        assembled.home, assembled.main, assembled.commit, ["models/**", "data/**", "rewards/**", "bases/**"]
+    )
     graph = build_graph(load(assembled.root))
     return touched_variants(graph, [*differing, *harvest(assembled)], _changed_keys(assembled))
 

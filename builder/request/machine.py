@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from builder.runner import RUNNER_FILE, read_runner
 from builder.work import write_file
+from registry import yaml12
+from registry.canonical import pretty
 from registry.errors import RefusedError
 from registry.plain_file import read_plain
 from registry.remote import DvcCache, read_dvc_config
@@ -30,6 +32,7 @@ QUARANTINE = "quarantine"
 _CONFIG, _LOCAL = Path(".dvc/config"), Path(".dvc/config.local")
 _PATH_KEYS = frozenset({"url", "credentialpath", "configpath", "keyfile", "cert_path", "key_path", "custom_auth_path"})
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
+_KEY = "progress_key"
 _REMOTE = re.compile(r"""'?remote "(.+)"'?""")
 
 
@@ -41,12 +44,12 @@ def give_settings(runner: Path, target: Path) -> None:
         target: Root of the assembled tree, with main's ``.dvc/config`` in it.
 
     Raises:
-        InvalidError: A configuration file of DVC cannot be read.
+        InvalidError: A configuration file of DVC, or the runner's settings, cannot be read.
     """
     (target / RUNNER_FILE).parent.mkdir(exist_ok=True)
     (target / RUNNER_FILE).unlink(missing_ok=True)  # what a stage may have put there
     if (runner / RUNNER_FILE).is_file():
-        write_file(target / RUNNER_FILE, read_plain(runner / RUNNER_FILE))
+        write_file(target / RUNNER_FILE, _without_key(read_plain(runner / RUNNER_FILE)))
     if not (target / _CONFIG).is_file():
         return
     local = read_dvc_config(runner / _LOCAL)
@@ -71,6 +74,14 @@ def give_settings(runner: Path, target: Path) -> None:
     text = io.StringIO()
     written.write(text)
     _write_secret(target / _LOCAL, text.getvalue().encode())
+
+
+def _without_key(text: bytes) -> bytes:
+    """The machine's settings, but for where the key that signs notes lies: no stage has any use for that."""
+    value = yaml12.load(text, RUNNER_FILE).value
+    if not isinstance(value, dict) or _KEY not in value:
+        return text
+    return pretty({name: one for name, one in value.items() if name != _KEY})
 
 
 def _needed(runner: Path, committed: configparser.ConfigParser, local: configparser.ConfigParser) -> frozenset[str]:

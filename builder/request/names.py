@@ -11,6 +11,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from builder.names import VARIANT_NAME
+from builder.reward_settings import REWARD_FILE, REWARDS
 from builder.shapes import Reading
 from registry.artifact import check_path
 from registry.errors import InvalidError
@@ -19,13 +20,14 @@ from registry.record import BASES, manifest_file
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DATA", "MODELS", "PROJECT", "Part", "collisions", "home_of", "part_of", "problem_of", "shown"]
+__all__ = ["DATA", "MODELS", "PROJECT", "REWARDS", "Part", "collisions", "home_of", "part_of", "problem_of", "shown"]
 
 DATA, MODELS = "data", "models"
 PROJECT = str(manifest_file(BASES))
 
-Part: TypeAlias = Literal["manifest", "project", "data", "pointer", "generated", "left"]
-"""What a path is to a build: taken (the first four), made by the tool and its runners, or none of its business."""
+Part: TypeAlias = Literal["manifest", "project", "data", "pointer", "code", "generated", "left"]
+"""What a path is to a build: taken (the first five; code only once it is approved), made by the tool and its runners,
+or none of its business."""
 
 _NAME = "[a-z0-9][a-z0-9-]*"
 _GENERATED = re.compile(
@@ -45,6 +47,8 @@ def part_of(path: str) -> Part:
         return "generated"
     if parts[0] == MODELS and len(parts) == 3 and parts[2] == "model.yaml":  # noqa: PLR2004 - models/<variant>/<file>
         return "manifest"
+    if re.fullmatch(REWARD_FILE, path):
+        return "code"
     if parts[0] == DATA and len(parts) > 1 and not _has_meaning(parts[1:]):
         return "pointer" if parts[-1].endswith(_POINTER) else "data"
     return "left"

@@ -18,6 +18,7 @@ from builder.compiled import stale_files
 from builder.request.built import GENERATED, built_branch, built_message, published_of, tracked_ref
 from builder.request.carry import Carrier
 from builder.request.changes import changed_in_main
+from builder.request.forget import forget_notes
 from builder.request.goods import goods_of
 from builder.request.harvest import altered, harvest
 from builder.request.names import DATA, home_of, part_of, shown
@@ -29,6 +30,7 @@ from registry.conflict_markers import left_markers
 from registry.errors import InvalidError, NotFoundError, RefusedError
 from registry.history import Repository
 from registry.plain_file import read_plain
+from registry.progress_note import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +139,7 @@ def publish_request(
         push(repository, moves)
     if built:
         git(root, "update-ref", tracked_ref(built_branch(branch)), built)
+    forget_notes(repository, remote, Scope(kind="requests", commit=assembled.request), say)
     return Published(
         branch=branch,
         commit=published if move is not None else tip,
@@ -189,6 +192,7 @@ def publish_branch(
         push(repository, [Move(ref=ref, old=tip, new=published)])
     if own and ref == f"refs/heads/{own}" and published != head:
         _take_up(root, ref, head, published, entries)
+    forget_notes(repository, remote, Scope(kind="branches", commit=head), say)
     return Published(
         branch=branch or own,
         commit=published,
@@ -230,7 +234,7 @@ def _changes(root: Path) -> dict[str, bytes | None]:
             found[path] = read_plain(root / path) if (root / path).exists() else None
         elif part == "data" and (root / f"{path}.dvc").is_file():
             continue  # fetched for the build
-        elif part in {"manifest", "project", "pointer"} or path.startswith(f"{DATA}/"):
+        elif part in {"manifest", "project", "pointer", "code"} or path.startswith(f"{DATA}/"):
             strange.append(path)
     _refuse_strange(strange, root)
     return found

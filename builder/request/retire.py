@@ -15,12 +15,13 @@ from builder.request.push import Move, push
 from registry.errors import Error, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from builder.request.built import Build
     from registry.history import Repository
 
-__all__ = ["retire_builds", "retire_trees"]
+__all__ = ["builds_over", "drop_builds", "retire_builds", "retire_trees"]
 
 _DAY_S = 86_400.0
 _MERGED_DAYS = 7  # its bytes may have to be sent again
@@ -29,11 +30,38 @@ _FORGOTTEN_DAYS = 180
 _LOCK = ".varietal/build.lock"  # what a build holds
 
 
-def retire_builds(repository: Repository, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Remove, at the origin, branches of what was built for requests that main has; that fails quietly.
+def builds_over(repository: Repository) -> tuple[Build, ...]:
+    """What was built for requests that main has, by what was fetched.
 
     A request is merged where main has its result, or all of what was built in whatever commit. What nobody has touched
-    for half a year goes, too.
+    for half a year is over, too.
+
+    Raises:
+        NotFoundError: No main branch is known here.
+    """
+    root = repository.root
+    main = repository.resolve(repository.main_branch())
+    old = time.time() - _FORGOTTEN_DAYS * _DAY_S
+    found = builds_here(root)
+    return tuple(one for one in found if one.time_s < old or _is_merged(root, one.request, one.commit, main))
+
+
+def drop_builds(repository: Repository, builds: Sequence[Build]) -> None:
+    """Remove their branches at the origin, all or none.
+
+    Raises:
+        ConflictError: A runner has built there again since they were fetched.
+        DeniedError: The origin lets us remove none.
+        TransportError: It does not answer.
+    """
+    if builds:
+        push(repository, [Move(ref=f"refs/heads/{one.branch}", old=one.commit, new="") for one in builds])
+    for one in builds:
+        git(repository.root, "update-ref", "-d", tracked_ref(one.branch))
+
+
+def retire_builds(repository: Repository, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Remove the branches of what is over; where that may not be done, it is said.
 
     Args:
         repository: The repository, with what was fetched.
@@ -42,19 +70,12 @@ def retire_builds(repository: Repository, say: Callable[[str], None]) -> tuple[s
     Returns:
         Branches that are gone.
     """
-    root = repository.root
-    main = repository.resolve(repository.main_branch())
-    old = time.time() - _FORGOTTEN_DAYS * _DAY_S
-    over = [one for one in builds_here(root) if one.time_s < old or _is_merged(root, one.request, one.commit, main)]
-    if not over:
-        return ()
+    over = builds_over(repository)
     try:
-        push(repository, [Move(ref=f"refs/heads/{one.branch}", old=one.commit, new="") for one in over])
+        drop_builds(repository, over)
     except Error as error:
-        say(f"branches of merged requests stay at the origin: {error.what}")
+        say(f"branches of merged requests stay at the origin, until `varietal publish --retire`: {error.what}")
         return ()
-    for one in over:
-        git(root, "update-ref", "-d", tracked_ref(one.branch))
     return tuple(one.branch for one in over)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.request.names import DATA, MODELS, PROJECT, part_of, problem_of, shown
+from builder.request.names import DATA, MODELS, PROJECT, REWARDS, part_of, problem_of, shown
 from builder.request.plumbing import FILE
 from builder.request.pointer import MAX_POINTER_BYTES
+from builder.reward_code import MAX_CODE_BYTES
 from registry.errors import Fault
 from registry.record import BASES
 from registry.yaml12 import MAX_BYTES
@@ -28,9 +29,9 @@ MAX_TAKEN_BYTES = 1 << 30
 
 _FOLDER, _LINK, _SUBMODULE = "040000", "120000", "160000"
 _FILES = frozenset({FILE, "100755"})
-_OURS = frozenset({DATA, MODELS, BASES, PROJECT})
+_OURS = frozenset({DATA, MODELS, REWARDS, BASES, PROJECT})
 _DEEP = frozenset({MODELS, BASES, ".dvc", ".github"})
-_SMALL = {"manifest": MAX_BYTES, "project": MAX_BYTES, "pointer": MAX_POINTER_BYTES}
+_SMALL = {"manifest": MAX_BYTES, "project": MAX_BYTES, "pointer": MAX_POINTER_BYTES, "code": MAX_CODE_BYTES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ class Sorted:
 def looks_into(path: str) -> bool:
     """Whether a folder that differs is walked: where something may be taken, or a reviewer wants the file's name."""
     top, _, rest = path.partition("/")
-    return top == DATA or (top in _DEEP and rest.count("/") < 2)  # noqa: PLR2004 - models/<variant>/records
+    return top in {DATA, REWARDS} or (top in _DEEP and rest.count("/") < 2)  # noqa: PLR2004 - models/<variant>/records
 
 
 def sort_changes(changes: Iterable[Changed]) -> Sorted:

@@ -32,7 +32,11 @@ def touched_variants(graph: Mapping[Address, Node], paths: Iterable[str], keys: 
         own = str(manifest_file(address.variant)) in changed and address.variant != BASES
         built = address.variant != BASES and f"models/{address.variant}" in homes
         params = any(file == PROJECT and key in changed_keys for file, key in node.params)
-        data = any(isinstance(edge.source, DataFile) and edge.source.path in changed for edge in node.edges)
+        data = any(
+            isinstance(edge.source, DataFile)
+            and (edge.source.path in changed or any(path.startswith(f"{edge.source.path}/") for path in changed))
+            for edge in node.edges
+        )
         if own or built or params or data or str(git_record(address.variant, address.stage)) in changed:
             touched.add(address)
     waiting = True

@@ -6,8 +6,16 @@ import re
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, cast
 
-from builder import manifest, settings, weight_stages
-from builder.compound import TableShape
+from builder import (
+    adapter_settings,
+    manifest,
+    online_settings,
+    reward_settings,
+    settings,
+    train_settings,
+    weight_stages,
+)
+from builder.compound import OneOf, TableShape
 from builder.tables import shape_of
 from builder.weighting import Weighting
 from registry.canonical import encode
@@ -36,7 +44,8 @@ def key_table(name: str) -> str:
     Raises:
         AttributeError: There is no such dataclass.
     """
-    module = next(one for one in (manifest, settings, weight_stages) if hasattr(one, name))
+    modules = (manifest, adapter_settings, settings, weight_stages, online_settings, reward_settings, train_settings)
+    module = next(one for one in modules if hasattr(one, name))
     shape = cast("TableShape", shape_of(getattr(module, name)))
     lines = [f"| `{one.key}` | {_value(one)} | {_default(one)} | {one.doc} |" for one in shape.fields]
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *lines, ""])
@@ -44,7 +53,8 @@ def key_table(name: str) -> str:
 
 def _value(one: Field) -> str:
     """What a key holds; a table's keys have a table of their own."""
-    return "a table" if isinstance(one.shape, TableShape) else one.shape.expected
+    named = isinstance(one.shape, OneOf) and one.shape.by
+    return "a table" if isinstance(one.shape, TableShape) or named else one.shape.expected
 
 
 def _default(one: Field) -> str:

@@ -50,7 +50,7 @@ def evaluate(context: Context[EvaluateStage]) -> Outcome:
     device = prepare(context.runner)
     wanted = context.all("data")
     _check(wanted, has_against=context.find("against") is not None)
-    opened = _open(context, device)
+    opened = _open(context, device, scores=_rates(wanted))
     batch = context.runner.micro_batch or context.settings.batch
     max_length, notes = _fitting_length(context.settings.max_length, opened)
     entries: list[dict[str, JSON]] = []
@@ -92,17 +92,33 @@ def _check(wanted: Iterable[Input], *, has_against: bool) -> None:
             )
 
 
-def _open(context: Context[EvaluateStage], device: Device) -> tuple[Opened, ...]:
+def _rates(wanted: Sequence[Input]) -> bool:
+    """Whether a model that scores is measured; a model does that, or writes.
+
+    Raises:
+        InvalidError: Some metrics are of the one, some of the other.
+    """
+    rates = {METRICS[_said(one, "metric")].rates for one in wanted}
+    if len(rates) > 1:
+        raise InvalidError(
+            "some metrics are of models that score, some of models that write",
+            where="metrics",
+            mend="measure each in a stage of its own",
+        )
+    return rates == {True}
+
+
+def _open(context: Context[EvaluateStage], device: Device, *, scores: bool) -> tuple[Opened, ...]:
     """The artifact under ``from``, then the one under ``against`` if there is one."""
     from builder.engines.quiet import quiet  # noqa: PLC0415 - after the machine is prepared
     from builder.stages.models import open_input  # noqa: PLC0415
 
     with quiet():
-        subject = open_input(context.one("from"), context.find("base"), device)
+        subject = open_input(context.one("from"), context.find("base"), device, scores=scores)
         against = context.find("against")
         if against is None:
             return (subject,)
-        return subject, open_input(against, context.find("against_base"), device)
+        return subject, open_input(against, context.find("against_base"), device, scores=scores)
 
 
 def _fitting_length(max_length: int, opened: Iterable[Opened]) -> tuple[int, tuple[str, ...]]:
@@ -115,6 +131,7 @@ def _fitting_length(max_length: int, opened: Iterable[Opened]) -> tuple[int, tup
 def _measure(opened: Sequence[Opened], wanted: Sequence[Input], *, batch: int, max_length: int, limit: int) -> Measured:
     """One data set under one artifact, or two; both read the same tokens where they can."""
     from builder.stages.likelihood import score  # noqa: PLC0415 - torch comes after the machine is prepared
+    from builder.stages.ratings import rate  # noqa: PLC0415
 
     data = wanted[0]
     rows = read_rows(data.path, data.format, where=data.file)[: limit or None]
@@ -127,12 +144,19 @@ def _measure(opened: Sequence[Opened], wanted: Sequence[Input], *, batch: int, m
             mend="compare artifacts that read alike; bits_per_byte, loss and preference metrics need no such likeness",
         )
     sequences = [_sequences(one, data, rows, max_length) for one in (opened[:1] if together else opened)]
+    rates = METRICS[_said(data, "metric")].rates
     if not together:
-        scores = [score([one.model], own.all, batch=batch) for one, own in zip(opened, sequences, strict=True)]
+        measure = rate if rates else score
+        scores = [measure([one.model], own.all, batch=batch) for one, own in zip(opened, sequences, strict=True)]
         sides = [_side(own, found, 0) for own, found in zip(sequences, scores, strict=True)]
         return Measured(subject=sides[0], against=sides[1], divergence=(), agreed=0)
     compared = compares and data.format != "preference"
-    found = score([one.model for one in opened], sequences[0].all, batch=batch, compare=compared)
+    models = [one.model for one in opened]
+    found = (
+        rate(models, sequences[0].all, batch=batch)
+        if rates
+        else score(models, sequences[0].all, batch=batch, compare=compared)
+    )
     sides = [_side(sequences[0], found, index) for index in range(len(opened))]
     return Measured(
         subject=sides[0],

@@ -1,7 +1,8 @@
 """Kind ``graft``: another shape for a model, whatever it computes with.
 
-What is asked for is done in one order: layers, context and rope, vocabulary, untie, head. Tensors that nothing is done
-to keep their bytes, and a file that holds only such is linked; of other files only what must change does.
+What is asked for is done in one order: layers, context and rope, vocabulary, untie, head, template. Tensors that
+nothing is done to keep their bytes, and a file that holds only such is linked; of other files only what must change
+does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from builder.environment import prepare
 from builder.stage import Context, Outcome
 from builder.stages.changes import KEPT, Did, component_map
+from builder.stages.chat_template import set_template
 from builder.stages.pedigree import digest_of
 from builder.weights.context import set_context
 from builder.weights.draft import Draft
@@ -37,7 +39,7 @@ __all__ = ["graft"]
 
 
 def graft(context: Context[GraftStage]) -> Outcome:
-    """Change a model's layers, positions, vocabulary or head.
+    """Change a model's layers, positions, vocabulary, head or chat template.
 
     Raises:
         NotFoundError: A file that is needed is not there.
@@ -50,7 +52,8 @@ def graft(context: Context[GraftStage]) -> Outcome:
     settings, base = context.settings, context.one("from")
     model = read_model(base.path)
     draft = Draft.of(model, where=base.source)
-    _check(draft, settings)
+    template = context.find("template")
+    _check(draft, settings, template)
     done: list[str] = []
     if settings.layers:
         draft = choose_layers(draft, settings.layers)
@@ -67,6 +70,9 @@ def graft(context: Context[GraftStage]) -> Outcome:
     if settings.head is not None:
         draft = replace_head(draft, settings.head)
         done.append("head")
+    if template is not None:
+        draft = set_template(draft, template)
+        done.append("template")
     context.say(f"graft: {', '.join(done)}; {len(draft.changes)} of {len(draft.contents)} tensors are new")
     written = rebuild_model(
         context.out,
@@ -87,13 +93,13 @@ def graft(context: Context[GraftStage]) -> Outcome:
     )
 
 
-def _check(draft: Draft, settings: GraftStage) -> None:
+def _check(draft: Draft, settings: GraftStage, template: Input | None) -> None:
     asked = (settings.vocabulary, settings.head, settings.untie, settings.layers, settings.context, settings.rope)
-    if not any(asked):
+    if not any(asked) and template is None:
         raise InvalidError(
             "graft asks for nothing",
             where=draft.where,
-            mend="say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, or leave the stage out",
+            mend="say `vocabulary`, `head`, `untie`, `layers`, `context`, `rope` or `template`, or leave the stage out",
         )
     if quantisation(draft.config):
         raise InvalidError(

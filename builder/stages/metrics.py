@@ -11,11 +11,13 @@ reward_accuracy      preference           share of pairs whose chosen answer gai
 reward_margin        preference           nats, mean difference of those gains (DPO logs it times beta)
 kl                   text, messages       nats, KL(from || against), mean over the tokens that count
 top1_agreement       text, messages       share of tokens for which both find the same next token likeliest
+pair_accuracy        preference           share of pairs whose chosen answer a model that scores rates higher
+pair_margin          preference           score of the chosen answer less that of the other, mean
 ==================== ==================== ==========================================================================
 
 An answer's log-probability is the sum over its tokens; a tie is no win. Which tokens count is said in
-``builder.stages.sequences``. The first four are measured on ``against`` too, each artifact with its own tokenizer; the
-last four compare token by token, so both must have one tokenizer. All is float32, summed in float64.
+``builder.stages.sequences``. The first four and the last two are measured on ``against`` too, each artifact with its
+own tokenizer; the others compare token by token, so both must have one tokenizer. All is float32, summed in float64.
 """
 
 from __future__ import annotations
@@ -34,13 +36,16 @@ __all__ = ["METRICS", "Measured", "Metric", "Side"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One artifact on one data set: its sequences, and what they cost in nats, one figure a sequence."""
+    """One artifact on one data set: its sequences, and what they cost, one figure a sequence.
+
+    That is in nats; of a model that scores it is minus the score.
+    """
 
     sequences: Sequences
     nats: tuple[float, ...]
 
     def margins(self) -> list[float]:
-        """The log-probability of the chosen answer less that of the rejected one, of every pair, in nats."""
+        """The log-probability, or score, of the chosen answer less that of the rejected one, of every pair."""
         return [rejected - chosen for chosen, rejected in zip(self.nats[::2], self.nats[1::2], strict=True)]
 
 
@@ -81,11 +86,13 @@ class Metric:
         formats: Formats of data that it can be measured on.
         of_one: The figure of one artifact.
         of_two: The figure of both artifacts together; a metric has this one or the other.
+        rates: Whether it is one of models that score, rather than of those that write.
     """
 
     formats: tuple[str, ...]
     of_one: Callable[[Side], float] | None = None
     of_two: Callable[[Measured], float] | None = None
+    rates: bool = False
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -117,4 +124,8 @@ METRICS: Mapping[str, Metric] = {
     "top1_agreement": Metric(
         formats=("messages", "text"), of_two=lambda both: both.agreed / both.subject.sequences.tokens
     ),
+    "pair_accuracy": Metric(
+        formats=("preference",), of_one=lambda side: _mean([margin > 0 for margin in side.margins()]), rates=True
+    ),
+    "pair_margin": Metric(formats=("preference",), of_one=lambda side: _mean(side.margins()), rates=True),
 }

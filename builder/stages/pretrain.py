@@ -1,13 +1,15 @@
-"""``pretrain``: a small causal model and its tokenizer, made from texts alone."""
+"""``pretrain``: a small causal model and its tokenizer, made from texts alone; or a model that goes on with more."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from builder.engines.curve import curve_lines
 from builder.environment import DEPENDS_ON
-from builder.rows import read_rows
 from builder.stage import Outcome
+from builder.stages.data_rows import training_rows
+from builder.stages.go_on import go_on, held_texts
 from builder.stages.tokens import join_texts
 from builder.stages.training import figures, make_job, remarks, start
 from registry.components import Network, spell_layers
@@ -43,27 +45,37 @@ _MULTIPLE = 64
 
 
 def pretrain(context: Context[PretrainStage]) -> Outcome:
-    """Train a tokenizer, then a network from random weights, on texts laid end to end.
+    """Train a tokenizer, then a network from random weights, on texts laid end to end; or go on with ``from``.
 
     Raises:
-        InvalidError: The texts are too few.
+        InvalidError: The texts are too few; or there is neither a network nor what to go on from.
         MachineError: The loss is no number, or the device or its memory does not do.
     """
-    stage, data = context.settings, context.one("data")
+    stage, network = context.settings, context.settings.network
+    if stage.from_:
+        return go_on(context)
+    if network is None:
+        raise InvalidError(
+            "neither `from` nor `network` is given",
+            where="stage",
+            mend="describe a new `network`, or name what to go on from",
+        )
+    data = training_rows(context)
     device = start(context)
     from builder.engines.quiet import quiet  # noqa: PLC0415 - the libraries read what start() has set
     from builder.engines.sft import train_sft  # noqa: PLC0415
 
     with quiet():
-        texts = [str(row["text"]) for row in read_rows(data.path, "text", where=data.file)]
+        texts = [str(row["text"]) for row in data.rows]
         tokenizer = _train_tokenizer(texts, stage.tokenizer.vocabulary, where=data.source)
         encoded = join_texts(tokenizer, texts, max_length=stage.train.max_length, where=data.source)
-        model = _new_network(stage.network, tokenizer, stage.train.seed).to(device.kind)
-        _save_files(context.out, model, tokenizer, stage.network.dtype)
+        model = _new_network(network, tokenizer, stage.train.seed).to(device.kind)
+        _save_files(context.out, model, tokenizer, network.dtype)
         rows, row_tokens = len(encoded.examples), stage.train.max_length
         job = make_job(context, device, stage.train, rows=rows, row_tokens=row_tokens, model=model)
-        trained = train_sft(job, model, tokenizer, encoded.examples)
-        return _finish(context, trained, job)
+        held = held_texts(context, tokenizer)
+        trained = train_sft(job, model, tokenizer, encoded.examples, evaluation=held)
+        return _finish(context, network, trained, job, notes=(*data.notes, *encoded.notes()))
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int, *, where: str) -> Any:  # noqa: ANN401 - no types to be had
@@ -148,19 +160,21 @@ def _save_files(out: Path, model: Any, tokenizer: Any, dtype: str) -> None:  # n
     tokenizer.save_pretrained(out)
 
 
-def _finish(context: Context[PretrainStage], trained: Trained, job: Job) -> Outcome:
+def _finish(
+    context: Context[PretrainStage], settings: NetworkSettings, trained: Trained, job: Job, *, notes: tuple[str, ...]
+) -> Outcome:
     """Write the weights beside the files and say what was done."""
     import torch  # noqa: PLC0415 - after start()
 
     from builder.weights.layout import write_new_model  # noqa: PLC0415 - needs torch
 
-    dtype = getattr(torch, context.settings.network.dtype)
+    dtype = getattr(torch, settings.dtype)
     tensors = {name: parameter.detach().cpu().to(dtype) for name, parameter in trained.model.named_parameters()}
     network = Network.from_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     counts = network.count(tensors)
     provenance = Provenance(
         kind="pretrain",
-        method=context.settings.network.architecture,
+        method=settings.architecture,
         components=tuple(sorted({place.component for place in network.places.values()})),
         layers=spell_layers(range(network.layers)),
         data=tuple(one.digest for one in context.all("data")),
@@ -178,5 +192,7 @@ def _finish(context: Context[PretrainStage], trained: Trained, job: Job) -> Outc
         depends_on=DEPENDS_ON,
         device=job.device.name,
         micro_batch=job.split.micro_batch,
-        notes=remarks(trained, job),
+        notes=(*notes, *remarks(trained, job)),
+        device_memory_mib=trained.memory_mib,
+        curve=curve_lines(trained.history, trained.measured),
     )

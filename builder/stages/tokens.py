@@ -5,15 +5,19 @@ One rendering for every stage: what is trained on is what is measured. No torch;
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from builder.stages.marked_templates import marked_copy
 from builder.stages.templates import Chat, is_marked, render
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from builder.stages.templates import Rendered
 
 __all__ = [
     "IGNORED",
@@ -21,19 +25,24 @@ __all__ = [
     "EncodedPairs",
     "Example",
     "Pair",
+    "common_prefix",
     "encode_messages",
     "encode_pairs",
     "encode_texts",
     "has_marks",
     "join_texts",
+    "label_rows",
     "pack",
+    "place_of",
     "render_tokens",
     "require_template",
+    "tokenize_answer",
 ]
 
 IGNORED = -100
 """Label of a token that no loss is taken on, as torch's cross entropy has it."""
 
+_COPIED = "the assistant's turns were told by the marked copy that TRL has of the chat template; it rendered the same"
 _PARTS = ("prompt", "chosen", "rejected")
 
 
@@ -45,11 +54,13 @@ class Example:
         input_ids: Token ids.
         labels: The same ids, ``IGNORED`` where no loss is taken; a token is predicted from those before it.
         lengths: Lengths of the rows that were packed into it; one length where nothing was packed.
+        rows: Numbers of the rows that it is made from, from 1, for messages.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     lengths: tuple[int, ...]
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +73,14 @@ class Pair:
         prompt: Token ids before the first token in which the answers may differ.
         chosen: Token ids of the better answer, its end token with it.
         rejected: Token ids of the worse one.
+        rows: Number of its row, from 1, for messages.
     """
 
     text: Mapping[str, str | list[dict[str, str]]]
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+    rows: tuple[int, ...] = ()
 
     def longest(self, max_length: int) -> int:
         """Tokens of the longer sequence, cut at ``max_length``."""
@@ -107,9 +120,9 @@ class EncodedPairs:
     truncated: int
     silent: int
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, called: str = "rows") -> tuple[str, ...]:
         """What a reader of the record should know."""
-        return _notes(self.truncated, self.silent, "the prompt alone fills max_length")
+        return _notes(self.truncated, self.silent, "the prompt alone fills max_length", called)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,15 +133,28 @@ class Encoded:
         examples: Sequences with at least one label.
         truncated: Rows that were longer than allowed and lost their end.
         silent: Rows left out, since no label was left in them.
+        remarks: What else a reader of the record should know.
     """
 
     examples: tuple[Example, ...]
     truncated: int
     silent: int
+    remarks: tuple[str, ...] = ()
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, called: str = "rows") -> tuple[str, ...]:
         """What a reader of the record should know."""
-        return _notes(self.truncated, self.silent, "no token to learn from within max_length")
+        return (*self.remarks, *_notes(self.truncated, self.silent, "no token to learn from within max_length", called))
+
+
+def place_of(number: int, places: Sequence[str], where: str) -> str:
+    """Where a row stands, for messages.
+
+    Args:
+        number: Its number, from 1.
+        places: Where each row stands; empty where its number in the data set says it.
+        where: The data set.
+    """
+    return places[number - 1] if places else f"{where}, row {number}"
 
 
 def has_marks(tokenizer: Any) -> bool:  # noqa: ANN401 - no types to be had
@@ -168,6 +194,7 @@ def encode_messages(
     assistant_only: bool,
     max_length: int,
     where: str,
+    places: Sequence[str] = (),
 ) -> Encoded:
     """Render and tokenize conversations.
 
@@ -177,27 +204,39 @@ def encode_messages(
         assistant_only: Take the loss on what the assistant says only.
         max_length: Tokens of a sequence; the end of a longer one is cut off.
         where: Which data set it is, for the message.
+        places: Where each row stands, for the message; by default its number in the data set.
 
     Raises:
         InvalidError: The template does not do, refuses a row or passes its limits, or no row has a token to learn from.
         MachineError: The process that renders could not be started, or was killed from outside.
     """
-    require_template(tokenizer, where=where, marks=assistant_only)
+    require_template(tokenizer, where=where)
+    copy = marked_copy(tokenizer.get_chat_template()) if assistant_only and not has_marks(tokenizer) else ""
+    require_template(tokenizer, where=where, marks=assistant_only and not copy)
     chats = [
-        Chat(messages=messages, where=f"{where}, row {row}") for row, messages in enumerate(conversations, start=1)
+        Chat(messages=messages, where=place_of(row, places, where))
+        for row, messages in enumerate(conversations, start=1)
     ]
-    rendered = render_tokens(tokenizer, chats, marks=assistant_only)
+    rendered = render_tokens(tokenizer, chats, marks=assistant_only, marked=copy)
     rows = [(one.ids, one.mask if assistant_only else [1] * len(one.ids)) for one in rendered]
-    return _encoded(rows, max_length=max_length, where=where)
+    encoded = label_rows(rows, max_length=max_length, where=where)
+    return replace(encoded, remarks=(_COPIED,)) if copy else encoded
 
 
-def render_tokens(tokenizer: Any, chats: Sequence[Chat], *, marks: bool = False) -> list[RenderedTokens]:  # noqa: ANN401
+def render_tokens(
+    tokenizer: Any,  # noqa: ANN401 - no types to be had
+    chats: Sequence[Chat],
+    *,
+    marks: bool = False,
+    marked: str = "",
+) -> list[RenderedTokens]:
     """Render conversations in a process of their own, and tokenize what came back.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         chats: The conversations; all of them at once cost one child.
         marks: Whether to find the tokens that the template marks; it takes a tokenizer that knows offsets.
+        marked: A copy of the tokenizer's template, with marks; it must render the same, which is looked at.
 
     Returns:
         As many as there are conversations; what ``apply_chat_template`` gives for each.
@@ -208,13 +247,28 @@ def render_tokens(tokenizer: Any, chats: Sequence[Chat], *, marks: bool = False)
     """
     if not chats:
         return []
-    rendered = render(tokenizer.get_chat_template(), chats, variables=tokenizer.special_tokens_map)
+    variables = tokenizer.special_tokens_map
+    rendered = render(marked or tokenizer.get_chat_template(), chats, variables=variables)
+    if marked:
+        _check_same(rendered, render(tokenizer.get_chat_template(), chats, variables=variables), chats)
     found = tokenizer([one.text for one in rendered], add_special_tokens=False)
     tokens: list[RenderedTokens] = []
     for row, (one, ids) in enumerate(zip(rendered, found["input_ids"], strict=True)):
         mask = _mask(found, row, one.spans if marks else (), len(ids))
         tokens.append(RenderedTokens(text=one.text, ids=ids, mask=mask))
     return tokens
+
+
+def _check_same(copied: Sequence[Rendered], own: Sequence[Rendered], chats: Sequence[Chat]) -> None:
+    for chat, copy, one in zip(chats, copied, own, strict=True):
+        if copy.text != one.text:
+            raise InvalidError(
+                "the chat template has no {% generation %} marks, and the marked copy that TRL has of it says another "
+                "thing than the template itself",
+                where=chat.where,
+                mend="write `train: {loss_on: all}`, or put the marks around the assistant's text in the base's "
+                "template",
+            )
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: str) -> Encoded:  # noqa: ANN401
@@ -224,7 +278,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where
         InvalidError: No row has a token to learn from.
     """
     rows = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, texts)]
-    return _encoded(((ids, [1] * len(ids)) for ids in rows), max_length=max_length, where=where)
+    return label_rows(((ids, [1] * len(ids)) for ids in rows), max_length=max_length, where=where)
 
 
 def encode_pairs(
@@ -233,6 +287,7 @@ def encode_pairs(
     *,
     max_length: int,
     where: str,
+    places: Sequence[str] = (),
 ) -> EncodedPairs:
     """Render and tokenize preferences.
 
@@ -243,6 +298,7 @@ def encode_pairs(
         rows: Rows with ``prompt``, ``chosen`` and ``rejected``.
         max_length: Tokens of prompt and answer; the end of a longer answer is cut off.
         where: Which data set it is, for the message.
+        places: Where each row stands, for the message; by default its number in the data set.
 
     Raises:
         InvalidError: There is no chat template, it refuses a row or passes its limits, or no pair is left.
@@ -250,9 +306,9 @@ def encode_pairs(
     """
     pairs: list[Pair] = []
     truncated = silent = 0
-    for pair in _tokenized_pairs(tokenizer, rows, where):
+    for number, pair in enumerate(_tokenized_pairs(tokenizer, rows, where, places), start=1):
         if len(pair.prompt) < max_length:
-            pairs.append(pair)
+            pairs.append(replace(pair, rows=(number,)))
             truncated += len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > max_length
         else:
             silent += 1
@@ -273,7 +329,9 @@ def join_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: 
     Raises:
         InvalidError: All texts together are shorter than one sequence.
     """
-    stream = [token for ids in _plain(tokenizer, texts) for token in (*ids, tokenizer.eos_token_id)]
+    ended = [(*ids, tokenizer.eos_token_id) for ids in _plain(tokenizer, texts)]
+    stream = [token for ids in ended for token in ids]
+    ends = list(accumulate(map(len, ended)))  # text number n is the one that ends first after a token of it
     pieces = [tuple(stream[start : start + max_length]) for start in range(0, len(stream), max_length)]
     whole = [piece for piece in pieces if len(piece) == max_length]
     if not whole:
@@ -282,8 +340,18 @@ def join_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: 
             where=where,
             mend="lower train.max_length, or give more text",
         )
-    examples = tuple(Example(input_ids=piece, labels=piece, lengths=(len(piece),)) for piece in whole)
-    return Encoded(examples=examples, truncated=0, silent=0)
+    examples = tuple(
+        Example(
+            input_ids=piece,
+            labels=piece,
+            lengths=(len(piece),),
+            rows=tuple(range(bisect_right(ends, start) + 1, bisect_right(ends, start + max_length - 1) + 2)),
+        )
+        for start, piece in zip(range(0, len(stream), max_length), whole, strict=False)
+    )
+    left = len(stream) - len(whole) * max_length
+    remarks = (f"the last {left} tokens of the texts make no whole sequence, and were left out",) if left else ()
+    return Encoded(examples=examples, truncated=0, silent=0, remarks=remarks)
 
 
 def pack(encoded: Encoded, *, max_length: int) -> Encoded:
@@ -303,28 +371,34 @@ def pack(encoded: Encoded, *, max_length: int) -> Encoded:
             bins.append([])
         bins[number].append(example)
         insort(free, (room - size, number))
-    return Encoded(examples=tuple(map(_joined, bins)), truncated=encoded.truncated, silent=encoded.silent)
+    return replace(encoded, examples=tuple(map(_joined, bins)))
 
 
-def _notes(truncated: int, silent: int, reason: str) -> tuple[str, ...]:
+def _notes(truncated: int, silent: int, reason: str, called: str) -> tuple[str, ...]:
     notes = []
     if truncated:
-        notes.append(f"{truncated} rows were longer than max_length and lost their end")
+        notes.append(f"{truncated} {called} were longer than max_length and lost their end")
     if silent:
-        notes.append(f"{silent} rows were left out: {reason}")
+        notes.append(f"{silent} {called} were left out: {reason}")
     return tuple(notes)
 
 
-def _tokenized_pairs(tokenizer: Any, rows: Sequence[Mapping[str, Any]], where: str) -> Iterable[Pair]:  # noqa: ANN401
+def _tokenized_pairs(
+    tokenizer: Any,  # noqa: ANN401 - no types to be had
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    places: Sequence[str],
+) -> Iterable[Pair]:
     """As the trainer tokenizes them; the messages of all rows are rendered in one go."""
-    chats = [chat for number, row in enumerate(rows, start=1) for chat in _pair_chats(row, f"{where}, row {number}")]
+    numbered = enumerate(rows, start=1)
+    chats = [chat for number, row in numbered for chat in _pair_chats(row, place_of(number, places, where))]
     if chats:
         require_template(tokenizer, where=where)
     rendered = iter(render_tokens(tokenizer, chats))
     for row in rows:
         if isinstance(row["prompt"], str):
             text: dict[str, Any] = {name: row[name] for name in _PARTS}
-            prompt, *answers = (_tokenized(tokenizer, text, name) for name in _PARTS)
+            prompt, *answers = (tokenize_answer(tokenizer, text, name) for name in _PARTS)
         else:
             parts = [next(rendered) for _ in _PARTS]
             roles = ("user", "assistant", "assistant")
@@ -348,11 +422,11 @@ def _pair_chats(row: Mapping[str, Any], where: str) -> Iterable[Chat]:
 
 def _pair(text: Mapping[str, Any], prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
     """Answers begin at the first token where either sequence leaves the prompt."""
-    start = min(_common(prompt, chosen), _common(prompt, rejected))
+    start = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
     return Pair(text=text, prompt=tuple(chosen[:start]), chosen=tuple(chosen[start:]), rejected=tuple(rejected[start:]))
 
 
-def _tokenized(tokenizer: Any, text: Mapping[str, str], name: str) -> Sequence[int]:  # noqa: ANN401 - no types
+def tokenize_answer(tokenizer: Any, text: Mapping[str, str], name: str) -> Sequence[int]:  # noqa: ANN401 - no types
     """Token ids of the prompt, or of the prompt with an answer and the end token."""
     whole = text["prompt"]
     if name != "prompt":
@@ -374,7 +448,7 @@ def _mask(found: Any, row: int, spans: Iterable[tuple[int, int]], length: int) -
     return mask
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the prefix that both have."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
@@ -385,6 +459,7 @@ def _joined(examples: Sequence[Example]) -> Example:
         input_ids=_chain(examples, lambda one: one.input_ids),
         labels=_chain(examples, lambda one: one.labels),
         lengths=_chain(examples, lambda one: one.lengths),
+        rows=_chain(examples, lambda one: one.rows),
     )
 
 
@@ -397,16 +472,26 @@ def _plain(tokenizer: Any, texts: Sequence[str]) -> Sequence[Sequence[int]]:  # 
     return ids
 
 
-def _encoded(rows: Iterable[tuple[Sequence[int], Sequence[int]]], *, max_length: int, where: str) -> Encoded:
+def label_rows(rows: Iterable[tuple[Sequence[int], Sequence[int]]], *, max_length: int, where: str) -> Encoded:
+    """Cut rows at a length and label them.
+
+    Args:
+        rows: Token ids of each, and 1 for each token that is learnt.
+        max_length: Tokens of a sequence; the end of a longer one is cut off.
+        where: Which data set it is, for the message.
+
+    Raises:
+        InvalidError: No row has a token to learn from.
+    """
     examples: list[Example] = []
     truncated = silent = 0
-    for ids, mask in rows:
+    for number, (ids, mask) in enumerate(rows, start=1):
         truncated += len(ids) > max_length
         kept = tuple(ids[:max_length])
         labels = tuple(token if chosen else IGNORED for token, chosen in zip(kept, mask, strict=False))
         # The first token has nothing before it to be predicted from.
         if any(label != IGNORED for label in labels[1:]):
-            examples.append(Example(input_ids=kept, labels=labels, lengths=(len(kept),)))
+            examples.append(Example(input_ids=kept, labels=labels, lengths=(len(kept),), rows=(number,)))
         else:
             silent += 1
     if not examples:

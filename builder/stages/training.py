@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from builder.engines.checkpoints import any_checkpoint
+from builder.engines.compiling import is_compiled, pays_after
 from builder.engines.job import Job
+from builder.engines.ranks import agreed, count, is_first, join
 from builder.engines.schedule import choose_split, keep_split, kept_split, steps_of
 from builder.environment import prepare
+from builder.room import artifact_bytes
+from builder.stages.data_rows import training_rows
+from builder.stages.room import room_of
+from builder.trackers import check_trackers, tracker_environment
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.engines.job import Trained
     from builder.engines.schedule import Split
     from builder.environment import Device
     from builder.stage import Context, Input
+    from builder.stages.data_rows import DataRows
     from builder.train_settings import Training
 
 __all__ = ["check_length", "figures", "make_job", "remarks", "start"]
 
-_CPU_ROOM_TOKENS = 16_384
-_GPU_SHARE = 0.6
-_ACTIVATION_BYTES = 34  # of a layer per token and hidden unit, in 16-bit arithmetic (Korthikanti et al. 2022)
+_FIGURES = {
+    "loss": "train_loss",
+    "rewards/accuracies": "train_reward_accuracy",
+    "rewards/margins": "train_reward_margin",
+    "rewards/chosen": "train_reward_chosen",
+    "rewards/rejected": "train_reward_rejected",
+    "accuracy": "train_reward_accuracy",  # of a model that scores
+    "margin": "train_reward_margin",
+    "kl": "train_kl",
+}
+"""What TRL logs of a step, and what a record calls it."""
 
 
 def start(context: Context[Any]) -> Device:
     """Fix the machine, before anything of the training stack is imported; a resume keeps its number of threads."""
+    check_trackers(context.runner.report_to)
+    for name, value in tracker_environment(context.runner.report_to, context.root, _run_name(context)).items():
+        os.environ.setdefault(name, value)
     kept = _split_to_keep(context)
-    return prepare(context.runner, threads=kept.threads if kept else 0)
+    device = prepare(context.runner, threads=kept.threads if kept else 0)
+    join(device)
+    return replace(device, shares=count() > 1 and context.runner.sharding != "none")
 
 
 def make_job(
@@ -38,6 +62,7 @@ def make_job(
     rows: int,
     row_tokens: int,
     model: Any,  # noqa: ANN401 - transformers has no types
+    lengths: Sequence[int] = (),
 ) -> Job:
     """Settle steps and split, and remember the split before the first step.
 
@@ -48,22 +73,39 @@ def make_job(
         rows: Rows, or packed sequences.
         row_tokens: Tokens of the longest; both sequences of a preference.
         model: For the size of its activations.
+        lengths: Tokens of each row's longer sequence, where the engine pads them for compiled layers; else empty.
 
     Raises:
         InvalidError: The batch cannot be split as the runner asks.
     """
+    steps = steps_of(training, rows)
+    room = room_of(
+        context,
+        device,
+        model,
+        row_tokens=row_tokens,
+        share=max(1, training.batch // count()),
+        shares=count() if device.shares else 1,
+    )
     split = _split_to_keep(context) or choose_split(
         batch=training.batch,
         wanted=context.runner.micro_batch,
-        row_tokens=row_tokens,
-        room_tokens=_room_tokens(device, training, model),
+        fits=room.fits,
         threads=device.threads,
+        devices=count(),
     )
-    keep_split(context.work, split)
-    steps = steps_of(training, rows)
+    split = replace(split, sharding=context.runner.sharding) if count() > 1 else split
+    split = agreed(
+        replace(
+            split,
+            compiled=_is_compiled(context, device, training, split=split, model=model, steps=steps, lengths=lengths),
+        )
+    )
+    if is_first():
+        keep_split(context.work, split)
     context.say(
         f"{rows} rows, {steps} steps of {training.batch} rows "
-        f"({split.accumulation} x {split.micro_batch}) on {device.name}, {split.threads} threads"
+        f"({split.accumulation} x {split.micro_batch}) on {_place(device, split)}, {split.threads} threads"
     )
     return Job(
         training=training,
@@ -73,10 +115,17 @@ def make_job(
         folder=context.work,
         device=device,
         say=context.say,
+        data=", ".join(one.source for one in context.all("data")),
+        places=lambda: training_rows(context).places,
+        artifact_bytes=artifact_bytes(context.settings, context.inputs, context.root),
+        memory=room.memory(),
+        smaller=room.smaller(),
+        report_to=context.runner.report_to,
+        run=_run_name(context),
     )
 
 
-def check_length(model: Any, longest: int, data: Input) -> None:  # noqa: ANN401 - transformers has no types
+def check_length(model: Any, longest: int, data: Input | DataRows) -> None:  # noqa: ANN401 - transformers has no types
     """Refuse rows that the model cannot read: they would fail, or teach it nothing, in the middle of the training.
 
     Args:
@@ -102,42 +151,83 @@ def figures(trained: Trained) -> dict[str, dict[str, float]]:
     Only what the same machine gives again is in it; speed is a note.
     """
     tail = trained.history[-max(1, len(trained.history) // 10) :]
-    names = {
-        "loss": "train_loss",
-        "rewards/accuracies": "train_reward_accuracy",
-        "rewards/margins": "train_reward_margin",
-    }
-    means = {
-        label: sum(float(entry[name]) for entry in tail) / len(tail)
-        for name, label in names.items()
-        if name in tail[-1]
-    }
+    # A step's batch may lack what a figure is about, such as an answer that is not good.
+    logged = {name: [float(entry[name]) for entry in tail if name in entry] for name in _FIGURES}
+    means = {_FIGURES[name]: sum(values) / len(values) for name, values in logged.items() if values}
+    if losses := dict(trained.measured):
+        means["eval_loss"] = losses[trained.kept_step or max(losses)]
     counts = {"steps": float(len(trained.history)), "tokens": float(trained.tokens)}
     return {label: {"value": value} for label, value in (means | counts).items()}
 
 
 def remarks(trained: Trained, job: Job) -> tuple[str, ...]:
     """What a reader of the record should know of the run itself."""
-    done = job.steps - trained.resumed_from
-    share = trained.tokens * done / job.steps
+    steps = len(trained.history)
+    share = trained.tokens * (steps - trained.resumed_from) / max(1, steps)
     speed = f"{share / max(trained.duration_s, 1e-9):.0f} tokens a second in training"
     resumed = (f"resumed from the checkpoint of step {trained.resumed_from}",) if trained.resumed_from else ()
-    return (speed, *resumed)
+    tried = ", then ".join(map(str, job.split.halved))
+    halved = (f"micro-batch {job.split.micro_batch}: the device's memory was too small for {tried}",) if tried else ()
+    compiled = ("the layers were compiled",) if job.split.compiled else ()
+    return (speed, *resumed, *halved, *compiled, *_measured(trained, job))
+
+
+def _measured(trained: Trained, job: Job) -> tuple[str, ...]:
+    """What the loss on held-out rows led to."""
+    steps = len(trained.history)
+    early = f"ended after step {steps} of {job.steps}: the loss on held-out rows found no new low"
+    kept = f"the weights are those of step {trained.kept_step}, the lowest loss on held-out rows"
+    return (*((early,) if steps < job.steps else ()), *((kept,) if trained.kept_step else ()))
+
+
+def _run_name(context: Context[Any]) -> str:
+    """What trackers call this training: the same for every try of the same action."""
+    return f"{context.settings.kind}-{context.work.parent.name[:12]}"
 
 
 def _split_to_keep(context: Context[Any]) -> Split | None:
-    """The split of a training that has come as far as a checkpoint; an earlier one may still follow the runner."""
-    return kept_split(context.work) if any_checkpoint(context.work) else None
+    """The split of a training with a checkpoint, or of one that was halved; any other may still follow the runner."""
+    kept = kept_split(context.work)
+    return kept if kept is not None and (kept.halved or any_checkpoint(context.work)) else None
 
 
-def _room_tokens(device: Device, training: Training, model: Any) -> int:  # noqa: ANN401 - transformers has no types
-    """Tokens whose activations fit the device, roughly; a runner's ``micro_batch:`` overrules it."""
-    if device.kind == "cpu":
-        return _CPU_ROOM_TOKENS
-    import torch  # noqa: PLC0415 - GPU only
+def _place(device: Device, split: Split) -> str:
+    """Where it is computed, in words."""
+    sharded = ", sharded" if split.sharding != "none" else ""
+    return f"each of {split.processes} x {device.name}{sharded}" if split.processes > 1 else device.name
 
-    free_bytes, _ = torch.cuda.mem_get_info()
+
+def _is_compiled(
+    context: Context[Any],
+    device: Device,
+    training: Training,
+    *,
+    split: Split,
+    model: Any,  # noqa: ANN401 - transformers has no types
+    steps: int,
+    lengths: Sequence[int],
+) -> bool:
+    """Whether the layers are compiled; a resumed training does as it began."""
+    if _split_to_keep(context) is not None:
+        return split.compiled
+    able = bool(
+        lengths
+        and device.kind == "cuda"
+        and training.precision == "mixed-bfloat16"
+        and split.sharding == "none"
+        and getattr(model, "_no_split_modules", None)
+        and not getattr(model, "is_quantized", False)
+    )
+    if not able:
+        return False
     config = model.config.get_text_config()
-    width = 2 if training.precision == "float32" else 1
-    token_bytes = config.num_hidden_layers * config.hidden_size * _ACTIVATION_BYTES * width
-    return int(free_bytes * _GPU_SHARE / token_bytes)
+    sequences = getattr(context.settings, "SEQUENCES", 1)
+    pays = pays_after(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        step_tokens=sequences * training.batch * sum(lengths) / len(lengths) / split.processes,
+        lengths=lengths,
+    )
+    compiled = is_compiled(context.runner.compile, able=able, steps=steps, pays=pays)
+    context.say(f"layers are {'' if compiled else 'not '}compiled: that pays after {pays} steps, of {steps}")
+    return compiled

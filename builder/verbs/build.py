@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from builder.drive.build import Wish
     from builder.drive.outcome import Report
     from builder.drive.progress import Lines, Screen
+    from builder.request.assembled import Assembled
 
 __all__ = ["register"]
 
@@ -42,8 +43,9 @@ def _build(
 
     if smoke and (push or remote):
         raise InvalidError("--smoke together with --push", where="varietal build", mend="a smoke test keeps nothing")
-    root, view = _root(request), open_view(say)
-    report = _drive(root, stages, Wish(jobs=jobs, push=push, remote=remote), view, smoke=smoke)
+    opened, view = _opened(request), open_view(say)
+    root = opened.root if opened is not None else repository_root()
+    report = _drive(root, stages, Wish(jobs=jobs, push=push, remote=remote), view, smoke=smoke, request=opened)
     answer(json, report.to_json(), report.lines())
     for line in report.failures([(one, _read(root, one.log)) for one in report.failed]):
         say(line)
@@ -51,23 +53,26 @@ def _build(
         raise typer.Exit(report.exit_code)
 
 
-def _root(request: str) -> Path:
-    """The work tree that is built: this one, or that of a request, made of main and of what may be taken from it."""
+def _opened(request: str) -> Assembled | None:
+    """The work tree of a request, made of main and of what may be taken from it; nothing where this one is built."""
     if not request:
-        return repository_root()
+        return None
     from builder.request.open import open_request
     from registry.history import Repository
 
     opened = open_request(Repository(repository_root()), request)
     say(f"commit {opened.request} is built in {opened.root}")
-    return opened.root
+    return opened
 
 
-def _drive(root: Path, names: Sequence[str], wish: Wish, view: Lines | Screen, *, smoke: bool) -> Report:
+def _drive(
+    root: Path, names: Sequence[str], wish: Wish, view: Lines | Screen, *, smoke: bool, request: Assembled | None
+) -> Report:
     from builder.drive.asked import asked, named
     from builder.drive.build import build
     from builder.graph import build_graph
     from builder.load import load
+    from builder.plan.fit import check_fits
     from builder.plan.plan import make_plan
     from registry.history import Repository
 
@@ -83,7 +88,8 @@ def _drive(root: Path, names: Sequence[str], wish: Wish, view: Lines | Screen, *
         from builder.drive.smoke import smoke as try_stages
 
         return try_stages(root, plan, addresses, named(graph, names), jobs=wish.jobs, view=view, say=say)
-    return build(root, graph, plan, addresses, wish, view=view, say=say)
+    check_fits(one for one in plan.stages if one.address in addresses)
+    return build(root, graph, plan, addresses, wish, view=view, say=say, request=request)
 
 
 def _read(root: Path, log: str) -> str:

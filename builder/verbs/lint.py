@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.terminal import Json, answer, repository_root, say
+from registry.counted import counted
 
 if TYPE_CHECKING:
     import typer
@@ -31,7 +32,7 @@ def _lint(*, json: Json = False) -> None:
     answer(
         json,
         {"variants": [*variants], "stages": stages, "older_recipes": [one.to_json() for one in older]},
-        [f"{len(variants)} variants, {stages} stages: no fault"],
+        [f"{counted(len(variants), 'variant')}, {counted(stages, 'stage')}: no fault"],
     )
     for one in older:
         say(f"{one}; what was built stays, a stage that must be built again is refused until then")

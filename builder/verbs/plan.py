@@ -62,6 +62,10 @@ def _plan(
         from builder.plan.text import describe as lines_of
 
         answer(json, plan.to_json(), () if json else lines_of(plan, card_mib=card_mib))
+    if not plan.is_empty:
+        from builder.plan.fit import check_fits
+
+        check_fits(plan.stages)
     if check and not plan.is_empty:
         waiting = [str(one.address) for one in plan.stages if one.verdict != "keep"]
         said = counted(len(waiting), "stage is not what the manifest says", "stages are not what the manifests say")

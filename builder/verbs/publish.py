@@ -37,6 +37,10 @@ def _publish(
     promote: Annotated[
         bool, typer.Option("--promote", help="On main after a merge: bytes from quarantine to the default remote.")
     ] = False,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Drop branches that keep what was built for requests that main has.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --retire: drop none, say which.")] = False,
     json: Json = False,
 ) -> None:
     """Send what was built: bytes to the remote, then locks and records to the branch, if nobody was faster."""
@@ -45,6 +49,15 @@ def _publish(
     from registry.terminal import open_store
 
     repository = Repository(repository_root())
+    if retire or dry_run:
+        if not retire or request or branch or handed or remote or prove or promote:
+            raise InvalidError(
+                "--retire and --dry-run take no other option",
+                where="varietal publish",
+                mend="write `varietal publish --retire`, perhaps with --dry-run",
+            )
+        _retire(repository, dry_run=dry_run, json=json)
+        return
     if promote:
         if request or branch or handed:
             raise InvalidError(
@@ -66,6 +79,16 @@ def _publish(
     )
     words = f"{done.branch} is at {done.commit[:12]}" if done.moved else f"{done.branch} has all of it already"
     answer(json, done.to_json(), [words, *(f"  {home}" for home in done.homes)])
+
+
+def _retire(repository: Repository, *, dry_run: bool, json: bool) -> None:
+    from builder.request.retire import builds_over, drop_builds
+
+    over = builds_over(repository)
+    if not dry_run:
+        drop_builds(repository, over)
+    names = [one.branch for one in over]
+    answer(json, {"retired": [*names], "written": not dry_run}, names or ([] if dry_run else ["nothing to retire"]))
 
 
 def _of_branch(repository: Repository, branch: str, remote: str) -> Published:

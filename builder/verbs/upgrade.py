@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder.terminal import Json, answer, repository_root, say
+from registry.counted import counted
 from registry.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _upgrade(
     answer(json, value, [*change.lines(), *lines])
     if check and change.raised:
         raise RefusedError(
-            f"{len(change.raised)} recipes are older than this tool's",
+            counted(len(change.raised), "recipe is older than this tool's", "recipes are older than this tool's"),
             where="params.yaml: recipes",
             mend="`varietal upgrade` raises them; `varietal upgrade --dry-run` says what that reruns",
         )

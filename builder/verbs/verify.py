@@ -32,6 +32,9 @@ def _verify(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Compute every fold, blend and the like of its lineage again.")
     ] = False,
+    trainings: Annotated[
+        bool, typer.Option("--trainings", help="Train again, too, where this machine is like theirs.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Prove what a ref names, step by step; with a folder, that it holds these very bytes."""
@@ -46,7 +49,7 @@ def _verify(
     steps = prove_folder(found.record, folder) if folder is not None else ()
     signed = repository.check_signature(f"{found.record.variant}@{found.version}") if found.version else None
     report = report_proof(found, str(folder or ""), steps, signed=signed)
-    again = _recompute(repository, found.record) if recompute else None
+    again = _recompute(repository, found.record, trainings=trainings) if recompute or trainings else None
     value: JSON = {
         **cast("dict[str, JSON]", report.json),
         "recomputed": None if again is None else again.to_json(),
@@ -57,12 +60,12 @@ def _verify(
         _judge(again)
 
 
-def _recompute(repository: Repository, record: Record) -> Recomputed:
+def _recompute(repository: Repository, record: Record, *, trainings: bool) -> Recomputed:
     from builder.recompute import recompute
     from registry.index import Index
 
     with Index.open(repository) as index:
-        return recompute(repository.root, record, index=index, store=open_store(), say=say)
+        return recompute(repository.root, record, index=index, store=open_store(), say=say, trainings=trainings)
 
 
 def _judge(again: Recomputed) -> None:

@@ -11,6 +11,7 @@ import pytest
 from builder.request.assembled import STATE_FILE
 from builder.request.open import open_built
 from builder.request.plumbing import git as plumbing
+from builder.runner import Runner, read_runner
 from registry.errors import DeniedError, InvalidError, MachineError, TransportError
 from registry.history import Repository
 from tests.forge import MANIFEST, Forge, write_built
@@ -176,6 +177,19 @@ def test_a_state_that_cannot_be_read_is_made_anew(forge: Forge, text: str) -> No
     assert json.loads((assembled.root / STATE_FILE).read_text())["commit"] == assembled.commit
     assert "hooksPath" in (assembled.root / ".git/config").read_text()
     assert not list((assembled.root / ".varietal").glob(".request*"))
+
+
+def test_where_the_key_of_a_runner_lies_is_not_told_to_the_tree(forge: Forge) -> None:
+    """It is the build that signs notes; all other settings are the stages' too."""
+    settings = forge.runner / ".varietal/runner.yaml"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text("micro_batch: 4  # rows\nprogress_key: ../keys/gpu\nthreads: 2\n")
+    given = built(forge).root / ".varietal/runner.yaml"
+    assert "gpu" not in given.read_text()
+    assert read_runner(given.parents[1]) == Runner(micro_batch=4, threads=2)
+    settings.write_text("micro_batch: 4  # rows\n")
+    forge.assemble()
+    assert given.read_text() == settings.read_text()
 
 
 def test_credentials_that_a_build_needs_not_stay_at_the_runner(forge: Forge) -> None:

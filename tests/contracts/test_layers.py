@@ -97,6 +97,7 @@ def test_the_whole_command_loads_nothing_heavy() -> None:
         ("find", "sha256:00000000"),
         ("verify", "counter:final"),
         ("gate", "counter"),
+        ("matrix", "--json"),
         ("plan",),
         ("plan", "--json"),
         ("plan", "--markdown", "--against", "HEAD"),

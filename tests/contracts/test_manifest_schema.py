@@ -182,6 +182,11 @@ PARAMS_VALIDATOR = Draft202012Validator(params_schema())
     [
         ("stages.tone.train.steps", 5, False),  # beside epochs
         ("stages.pref.train.steps", 5, True),
+        ("stages.pref.train.loss", {"sigmoid": 0.8, "sft": 0.2}, True),
+        ("stages.pref.train.loss", {"sigmoid": 0}, False),
+        ("stages.pref.train.loss", {}, False),
+        ("stages.pref.train.loss", "sigmoyd", False),
+        ("stages.made.from", "tone", False),  # beside network
         ("stages.tone.targets", "mlp", False),  # beside adapter
         ("stages.tone.adapter", {}, True),
         ("stages.pref.targets", [], False),

@@ -34,6 +34,7 @@ _RIGHTS: Final = {
     ("build", "publish"): {"contents": "write"},
     ("build", "gate"): {"actions": "write"},
     ("promote", "promote"): {"actions": "read", "contents": "read"},
+    ("promote", "retire"): {"contents": "write"},
     ("tagged", "tagged"): {},
     ("release", "ref"): {},
     ("release", "release"): {"contents": "read"},
@@ -41,6 +42,7 @@ _RIGHTS: Final = {
 }
 _SECRETS: Final = {
     ("build", "publish"): {"VARIETAL_TOKEN"},
+    ("promote", "retire"): {"VARIETAL_TOKEN"},
     ("release", "release"): {"VARIETAL_RELEASE_KEY"},
     ("renew", "renew"): {"VARIETAL_RELEASE_KEY"},
 }
@@ -204,6 +206,21 @@ def test_what_publishes_shares_nothing_with_what_builds() -> None:
     assert last["env"]["GIT_CONFIG_KEY_1"] == "remote.origin.pushurl"
     assert last["env"]["GIT_CONFIG_VALUE_1"] == "${{ github.server_url }}/${{ github.repository }}"
     assert [step for step in publish["steps"] if "secrets." in str(step)] == [last]
+
+
+def test_what_drops_branches_has_nothing_of_the_remotes_and_the_other_way_round() -> None:
+    promote, retire, publish = job_of("promote", "promote"), job_of("promote", "retire"), job_of("build", "publish")
+    assert (promote["environment"], retire["environment"]) == ("storage", publish["environment"])
+    assert retire["needs"] == "promote"
+    first, last = retire["steps"][0], retire["steps"][-1]
+    assert (first["uses"].partition("@")[0], first["with"]["ref"]) == ("actions/checkout", "${{ github.sha }}")
+    assert last["run"] == "varietal publish --retire"
+    (pushes,) = (step for step in publish["steps"] if "varietal publish" in step.get("run", ""))
+    assert last["env"] == pushes["env"], "it is let in by the rule that was made for the other"
+    assert [step for step in retire["steps"] if "secrets." in str(step)] == [last]
+    assert "GH_TOKEN" not in str(promote["steps"][-1])
+    assert "--retire" not in str(gitlab_jobs()), "GitLab lets no push delete a protected branch"
+    assert "`varietal publish --retire --dry-run`" in _GITLAB
 
 
 def test_a_build_sends_its_bytes_to_quarantine_and_asks_for_no_more() -> None:

@@ -28,6 +28,10 @@ VERBS = {
     "release": ("release", "plain@v1.0.0", "--push"),
 }
 CONFLICT = "a merge left its conflict markers"
+IN_LOCK = f"{CONFLICT} in the lock\n  where: models/plain/dvc.lock\n  mend: take one side, `git checkout --theirs "
+IN_RECORD = (
+    f"{CONFLICT} in the record\n  where: models/plain/records/final.json\n  mend: `varietal build` puts back the record"
+)
 MERGED = "take one side of each, then take the markers out"
 
 
@@ -86,8 +90,10 @@ STATES = {
     "a pipeline with conflict markers": (
         conflict("models/plain/dvc.yaml"),
         {
-            "build": (4, "1 pipeline is not what the manifests say\n  where: models/plain/dvc.yaml\n"),
-            "publish": (1, "not what the manifests say: models/plain/dvc.yaml\n"),
+            "plan": (0, f"goes by it: models/plain/dvc.yaml, since {CONFLICT} in models/plain/dvc.yaml; run `varietal"),
+            "build": (4, f"1 pipeline is not what the manifests say, since {CONFLICT} in models/plain/dvc.yaml\n"),
+            "gate": (1, f"is not what the manifest says, since {CONFLICT} in models/plain/dvc.yaml: run `varietal com"),
+            "publish": (1, f"not what the manifests say: models/plain/dvc.yaml, since {CONFLICT} in models/plain/dvc"),
         },
     ),
     "a lock of another branch": (
@@ -101,9 +107,11 @@ STATES = {
     "a lock with conflict markers": (
         conflict("models/plain/dvc.lock"),
         {
-            "gate": (4, f"models/plain/dvc.lock:1: {CONFLICT}\n  mend: {MERGED}\n"),
-            "publish": (4, f"models/plain/dvc.lock:1: {CONFLICT}\n"),
-            "release": (4, f"models/plain/dvc.lock:1: {CONFLICT}\n"),
+            "plan": (4, IN_LOCK),
+            "build": (4, IN_LOCK),
+            "gate": (4, IN_LOCK),
+            "publish": (4, IN_LOCK),
+            "release": (4, IN_LOCK),
         },
     ),
     "a manifest with conflict markers": (
@@ -129,18 +137,17 @@ STATES = {
     "a record with conflict markers": (
         conflict("models/plain/records/final.json"),
         {
-            "gate": (4, "not strict JSON: Expecting value: line 1 column 1 (char 0)\n  where: models/plain/records/"),
+            "plan": (1, "models/plain/records/final.json has the conflict markers of a merge: run `varietal build"),
+            "gate": (4, IN_RECORD),
             "publish": (1, f"{RECORD}\n  where: dvc.lock of plain\n"),
-            "release": (
-                4,
-                "not strict JSON: Expecting value: line 1 column 1 (char 0)\n  where: models/plain/records/",
-            ),
+            "release": (4, IN_RECORD),
         },
     ),
     "a record that is not the lock's": (
         edit("models/plain/records/final.json", '"duration_s"', '"duration_s" '),
         {
-            "gate": (1, f"FAIL  plain:final: {RECORD}: run `varietal run plain records`\n"),
+            "plan": (1, f"note: {RECORD}: run `varietal build plain`, which puts it back\n"),
+            "gate": (1, f"FAIL  plain:final: {RECORD}: run `varietal build plain`, which puts it back\n"),
             "publish": (1, f"{RECORD}\n  where: dvc.lock of plain\n"),
         },
     ),

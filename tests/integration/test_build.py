@@ -325,7 +325,7 @@ def test_a_lock_with_conflict_markers_is_refused(built: Standin) -> None:
 
 def test_a_dirty_tree_is_built_and_said(built: Standin) -> None:
     (built.root / "notes.txt").write_text("")
-    assert "1 changes are not committed: what is built is the work tree" in built.must("varietal", "build").err
+    assert "1 change is not committed: what is built is the work tree" in built.must("varietal", "build").err
 
 
 def test_an_input_that_is_nowhere(built: Standin) -> None:

@@ -152,6 +152,51 @@ def test_what_was_kept_for_merged_requests_goes_with_the_promotion(forge: Forge,
     assert names == ["refs/heads/varietal/built/other"]
 
 
+def test_what_is_over_is_dropped_by_a_job_of_its_own(forge: Forge) -> None:
+    """One that has the right to push, and needs no remote."""
+    build(forge, "wish", "calm", b"aaaa")
+    build(forge, "other", "warm", b"bbbb")
+    queue(forge, "merge", "wish")
+    git(forge.runner.parent / "merger", "push", "--quiet", "origin", "HEAD:refs/heads/main")
+    git(forge.runner, "fetch", "--quiet")
+    before = git(forge.origin, "for-each-ref")
+    done = forge.call("publish", "--retire", "--dry-run")
+    assert (done.returncode, done.stdout) == (0, "varietal/built/wish\n"), done.stderr
+    assert git(forge.origin, "for-each-ref") == before
+    (forge.runner / ".dvc/config").unlink()
+    done = forge.call("publish", "--retire", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"retired": ["varietal/built/wish"], "written": True}
+    names = git(forge.origin, "for-each-ref", "--format=%(refname)", "refs/heads/varietal").split()
+    assert names == ["refs/heads/varietal/built/other"]
+    assert forge.call("publish", "--retire").stdout == "nothing to retire\n"
+    done = forge.call("publish", "--retire", "--promote")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (4, "--retire and --dry-run take no other option")
+
+
+def test_without_the_right_to_delete_it_is_an_error(forge: Forge) -> None:
+    build(forge, "wish", "calm", b"aaaa")
+    queue(forge, "merge", "wish")
+    git(forge.runner.parent / "merger", "push", "--quiet", "origin", "HEAD:refs/heads/main")
+    git(forge.runner, "fetch", "--quiet")
+    git(forge.origin, "config", "receive.denyDeletes", "true")
+    done = forge.call("publish", "--retire")
+    assert done.returncode == 7, done.stderr
+    assert git(forge.origin, "for-each-ref", "refs/heads/varietal") != ""
+
+
+def test_a_build_that_came_since_is_not_dropped(forge: Forge) -> None:
+    build(forge, "wish", "calm", b"aaaa")
+    queue(forge, "merge", "wish")
+    git(forge.runner.parent / "merger", "push", "--quiet", "origin", "HEAD:refs/heads/main")
+    git(forge.runner, "fetch", "--quiet")
+    newer = git(forge.origin, "commit-tree", "main^{tree}", "-p", "varietal/built/wish", "-m", "A newer one").strip()
+    git(forge.origin, "update-ref", "refs/heads/varietal/built/wish", newer)
+    done = forge.call("publish", "--retire")
+    assert done.returncode == 5, done.stderr
+    assert git(forge.origin, "rev-parse", "varietal/built/wish").strip() == newer
+
+
 def test_promoting_without_the_right_to_push_promotes(forge: Forge) -> None:
     build(forge, "wish", "calm", b"aaaa")
     queue(forge, "merge", "wish")

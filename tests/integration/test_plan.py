@@ -17,7 +17,9 @@ from builder.compiled import write_pipelines
 from builder.graph import build_graph
 from builder.kinds import KINDS
 from builder.load import load
+from builder.plan.markdown import comment
 from builder.plan.repository import plan_repository
+from builder.plan.text import describe
 from registry.lock import content_md5
 from tests.planted import plant_all
 from tests.team import MANIFEST, Team
@@ -370,10 +372,13 @@ def test_a_record_that_is_not_the_locks(root: Path) -> None:
     path = root / "models/support/records/tone.json"
     _edit(path, '"duration_s": 1.0', '"duration_s": 9.0')
     plan = plan_repository(root)
-    assert plan.is_empty  # DVC never looks at it
-    assert plan.notes == (
-        "models/support/records/tone.json is not the record that was built: run `varietal run support records`",
-    )
+    assert all(one.verdict == "keep" for one in plan.stages)  # DVC never looks at it
+    assert [str(one) for one in plan.copies] == ["support:tone"]
+    problem = "models/support/records/tone.json is not the record that was built"
+    assert plan.notes == (f"{problem}: run `varietal build support`, which puts it back",)
+    count = len(plan.stages)
+    assert describe(plan)[0] == f"{count} stages are what the manifests say; 1 record to put back"
+    assert comment(plan).startswith(f"### Plan: 1 record to put back\n\n{count} stages are what the manifests say.\n")
 
 
 def test_a_record_that_nobody_can_read(root: Path) -> None:
@@ -526,6 +531,12 @@ def test_the_card_of_the_runner(root: Path) -> None:
     (source / "config.json").write_text(json.dumps(config))
     (source / "model.safetensors").write_bytes(bytes(4000))
     _edit(root / "models/support/model.yaml", "beta: 0.1", "beta: 0.2")
-    out = _call(root, "plan")[1]
+    code, out, err = _call(root, "plan")
     assert "of 512 MiB: more than the card has" in out
+    assert code == 1
+    assert err == (
+        "1 training does not fit the card (`card_memory_gib:` of .varietal/runner.yaml), not even a single row at a "
+        "time\n  where: support:pref\n  mend: support:pref: use a card with more memory, or a smaller base: no setting "
+        "of this stage makes it fit\n"
+    )
     assert "the card has 512 MiB**" in _call(root, "plan", "--markdown")[1]

@@ -56,9 +56,9 @@ def test_every_fold_of_a_lineage_gives_its_recorded_bytes_again(built: Team) -> 
     toned, final = (built.record(stage).artifact.digest for stage in ("toned", "final"))
     assert answer.out.splitlines()[-6:] == [
         f"bases:tiny: computed again from its recorded inputs, {tiny}",
-        "support:tone: rests on its record: a training is not computed again",
+        "support:tone: rests on its record: a training is done again with --trainings only",
         f"support:toned: computed again from its recorded inputs, {toned}",
-        "support:pref: rests on its record: a training is not computed again",
+        "support:pref: rests on its record: a training is done again with --trainings only",
         f"support:final: computed again from its recorded inputs, {final}",
         "3 of 5 stages proven; the rest rest on their records",
     ]
@@ -70,7 +70,7 @@ def test_every_fold_of_a_lineage_gives_its_recorded_bytes_again(built: Team) -> 
             "ref": "support:tone",
             "kind": "sft",
             "verdict": "recorded",
-            "reason": "a training is not computed again",
+            "reason": "a training is done again with --trainings only",
             "recorded": str(built.record("tone").artifact.digest),
             "got": None,
             "differs": [],
@@ -250,7 +250,7 @@ def test_a_lineage_without_anything_to_compute(team: Team) -> None:
     pin = Record.from_bytes((team.root / "bases/records/tiny.json").read_bytes(), where="x").action.settings["sha256"]
     assert str(nothing.value) == (
         "nothing in the lineage of support:tone can be computed again (bases:tiny: what it was imported from is not in "
-        f"this repository as it was pinned ({pin}); support:tone: a training is not computed again)\n"
+        f"this repository as it was pinned ({pin}); support:tone: a training is done again with --trainings only)\n"
         "  where: support:tone\n"
         "  mend: verify it without --recompute"
     )
@@ -421,3 +421,43 @@ def test_diff_believes_no_listing(built: Team, tmp_path: Path) -> None:
     answer = built.call("varietal", "diff", str(folder), "support:final")
     assert (answer.code, answer.out) == (3, "")
     assert f"{shard.name} has sha256:" in answer.err
+
+
+def test_trainings_are_proven_on_the_machine_that_did_them(built: Team) -> None:
+    answer = built.must("varietal", "verify", "support:final", "--recompute", "--trainings")
+    assert answer.out.splitlines()[-1] == "5 of 5 stages proven"
+    assert "support:pref: computed again from its recorded inputs" in answer.out
+
+
+def test_a_training_of_another_machine_is_left_undecided(built: Team) -> None:
+    record = built.record("tone")
+    other = replace(record, device="NVIDIA H100", environment={**record.environment, "torch": "2.0.0"})
+    row = trained_again(built, other)
+    assert row.verdict == "undecided"
+    assert "torch 2.0.0, here" in row.reason or "no GPU" in row.reason
+    older = replace(record, environment={**record.environment, "torch": "2.0.0"})
+    assert f"torch 2.0.0, here {record.environment['torch']}" in trained_again(built, older).reason
+
+
+def test_a_false_record_of_a_training_is_told(built: Team) -> None:
+    record = built.record("tone")
+    row = trained_again(built, replace(record, metrics={**record.metrics, "train_loss": {"value": 0.5}}))
+    assert row.verdict == "differs"
+    assert [one.field for one in row.mismatches] == ["metrics.train_loss.value"]
+
+
+def test_rows_that_are_no_longer_there_are_named(built: Team) -> None:
+    record = built.record("tone")
+    source = next(one.source for one in record.inputs if one.role == "data")
+    path = built.root / source.removeprefix("data:")
+    path.write_bytes(path.read_bytes() + path.read_bytes())
+    with pytest.raises(NotFoundError) as caught:
+        trained_again(built, record)
+    assert caught.value.where == source.removeprefix("data:")
+
+
+def trained_again(team: Team, record: Record) -> StageProof:
+    store = Store(team.root.parent / "store")
+    with Index.open(Repository(team.root)) as index:
+        found = recompute(team.root, record, index=index, store=store, say=lambda _: None, trainings=True)
+    return found.stages[-1]

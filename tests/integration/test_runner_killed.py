@@ -1,10 +1,11 @@
 """A runner dies while it builds a request, and another takes its place: what is computed again, and that all ends well.
 
-Stages are planted by a script, with real records, and take as long as a file says; all else is real.
+What stages compute is played, and takes as long as a file says (:mod:`tests.played`); all else is real.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.keys import make_key, public_line
 from tests.standin import Standin, make_standin
 
 if TYPE_CHECKING:
@@ -34,23 +36,12 @@ ROW = (
     "  third: {kind: sft, from: second, data: talks, adapter: {rank: 2}, train: {seed: 3}}\n"
     "release: third\nchecks: []\n"
 )
+TALK = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 LIMIT_S = 60
 SCRIPT = f"""\
 #!/bin/sh
-[ "$1" = run ] && [ "$3" != records ] || exec {Path(sys.executable).parent}/varietal "$@"
-echo "start $2:$3" >> ../ran
-sleep $(cat ../seconds 2> /dev/null || echo 0)
-[ -f bases/tiny.json ] || cp bases/records/tiny.json bases/ 2> /dev/null
-PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -P -c '
-import sys
-from pathlib import Path
-from builder.graph import Address, build_graph
-from builder.load import load
-from tests.planted import plant_stage
-root = Path.cwd()
-plant_stage(root, build_graph(load(root))[Address(variant=sys.argv[1], stage=sys.argv[2])])
-' "$2" "$3" || exit
-echo "end $2:$3" >> ../ran
+[ "$1" = run ] || exec {Path(sys.executable).parent}/varietal "$@"
+PYTHONPATH={Path(__file__).parents[2]} exec {sys.executable} -P -m tests.played "$@"
 """
 
 
@@ -59,6 +50,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bare origin with a branch `wish`, a default remote and a quarantine: what every runner sees."""
     place = tmp_path_factory.mktemp("asked")
     seed = make_standin(place / "seed", {"plain": PLAIN})
+    (seed.root / "data/talks.jsonl").write_text(TALK)
+    rules = {kind: {"one": public_line(make_key(place, f"{kind}-key"))} for kind in ("requests", "branches")}
+    with (seed.root / "params.yaml").open("a") as stream:
+        stream.write(f"runners: {json.dumps(rules)}\n")
     write_script(seed)
     for name, options in (("released", ("--default",)), ("quarantine", ())):
         seed.must("dvc", "remote", "add", "--quiet", *options, name, f"../../{name}")
@@ -116,16 +111,25 @@ def wait(condition: Callable[[], bool], build: subprocess.Popen[str], limit_s: f
         time.sleep(0.02)
 
 
-def broken_off(place: Path, how: str, *command: str, pushed: bool = False) -> Standin:
+def notes(place: Path) -> list[Path]:
+    """Progress notes on either remote."""
+    return [*place.glob("*/varietal/progress_notes/*/*/*.json")]
+
+
+def broken_off(place: Path, how: str, *command: str, pushed: bool = False, key: Path | None = None) -> Standin:
     """A runner that is killed while it computes the second of three stages; the first has ended.
 
     Args:
         place: What all runners see.
         how: Whether the build dies ``alone``, its ``group``, or all that the machine runs, as without ``power``.
         command: The build.
-        pushed: Whether the bytes of the first stage are waited for on the remote.
+        pushed: Whether the bytes of the first stage are waited for on the remote, and its note where there is a key.
+        key: Key of the runner.
     """
     runner = clone(place, "one")
+    if key is not None:
+        (runner.root / ".varietal").mkdir()
+        (runner.root / ".varietal/runner.yaml").write_text(f"progress_key: {key}\n")
     if "--request" not in command:
         runner.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
     tree = tree_of(runner) if "--request" in command else runner
@@ -138,7 +142,9 @@ def broken_off(place: Path, how: str, *command: str, pushed: bool = False) -> St
         tree.tell(seconds="600")
         wait(lambda: "start row:second" in told(tree), build)
         if pushed:
-            wait(lambda: set(remote.rglob("*.dir")) > before, build, limit_s=15)
+            wait(lambda: set(remote.rglob("*.dir")) > before, build, limit_s=LIMIT_S / 2)
+        if key is not None:
+            wait(lambda: notes(place) != [], build, limit_s=LIMIT_S / 2)
     finally:
         everything = standing(runner.root) if how == "power" else []
         if how == "alone":
@@ -197,14 +203,49 @@ def test_bytes_go_while_the_next_stage_runs(asked: Path, tmp_path: Path) -> None
     broken_off(copy(asked, tmp_path), "alone", *REQUEST, pushed=True)
 
 
-@pytest.mark.xfail(strict=True, reason="DVC's run cache on the remote is not read (decision 0013)")
 def test_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
-    """It has nothing but git and the remotes."""
+    """It has nothing but git and the remotes; what the first had finished it believes by the key that main names."""
+    place = copy(asked, tmp_path)
+    first = tree_of(broken_off(place, "power", *REQUEST, pushed=True, key=asked / "requests-key"))
+    other = clone(place, "two")
+    answer = other.must(*REQUEST)
+    tree = tree_of(other)
+    assert rows(tree) == ["row:second", "row:third"]
+    assert "reused   row:first" in answer.err
+    assert "row:first: one finished this in another build of commit " in answer.err
+    assert answer.out.startswith("1 reused, 3 ran; ")
+    assert record(tree, "first") == record(first, "first")  # byte for byte, as if nothing had been killed
+    assert not (tree.root / ".varietal/runner.yaml").exists()
+    assert "progress_key" not in (first.root / ".varietal/runner.yaml").read_text()
+
+    other.must("varietal", "publish", "--request", "origin/wish")
+    assert notes(place) == []  # git has it all now
+    other.must("git", "fetch", "--quiet", "origin")
+    other.must("varietal", "gate", "--request", "origin/wish")
+    assert other.must("varietal", "plan", "--request", "origin/wish", "--check").code == 0
+
+
+def test_another_machine_goes_on_with_a_trusted_branch_too(asked: Path, tmp_path: Path) -> None:
+    place = copy(asked, tmp_path)
+    broken_off(place, "power", "varietal", "build", "--push", pushed=True, key=asked / "branches-key")
+    other = clone(place, "two")
+    other.must("git", "checkout", "--quiet", "-b", "wish", "origin/wish")
+    other.must("varietal", "build")
+    assert rows(other) == ["row:second", "row:third"]
+
+
+def test_a_runner_that_main_does_not_name_is_not_believed(asked: Path, tmp_path: Path) -> None:
+    """Nor is one that may build requests believed of main: it says so itself, and leaves no notes."""
     place = copy(asked, tmp_path)
     broken_off(place, "power", *REQUEST, pushed=True)
+    assert notes(place) == []
     other = clone(place, "two")
-    other.must(*REQUEST)
-    assert rows(tree_of(other)) == ["row:second", "row:third"]
+    (other.root / ".varietal").mkdir()
+    (other.root / ".varietal/runner.yaml").write_text(f"progress_key: {asked / 'branches-key'}\n")
+    answer = other.must(*REQUEST)
+    assert rows(tree_of(other)) == ["row:first", "row:second", "row:third"]
+    assert "no progress note: runners.requests of params.yaml on the main branch does not name the key" in answer.err
+    assert notes(place) == []
 
 
 def test_dvc_on_another_machine_goes_on_from_what_was_pushed(asked: Path, tmp_path: Path) -> None:
@@ -230,6 +271,11 @@ def test_another_machine_gives_what_the_first_would_have_given(asked: Path, tmp_
     first.must("git", "fetch", "--quiet", "origin")
     first.must("varietal", "gate", "--request", "origin/wish")
     assert first.must("varietal", "plan", "--request", "origin/wish", "--check").code == 0
+
+
+def record(tree: Standin, stage: str) -> bytes:
+    """A record as DVC keeps it."""
+    return (tree.root / f"models/row/artifacts/{stage}.json").read_bytes()
 
 
 def copy(asked: Path, tmp_path: Path) -> Path:

@@ -231,7 +231,7 @@ def test_a_newer_tool_changes_nothing_until_it_is_told_to(
     assert json.loads(ask("plan", "--json")[0])["certain"]["duration_s"] is None  # nothing to do, as before
     with pytest.raises(RefusedError) as caught:
         ask("upgrade", "--check")
-    assert caught.value.what == "1 recipes are older than this tool's"
+    assert caught.value.what == "1 recipe is older than this tool's"
 
     before = (team.root / "params.yaml").read_text()
     answer = json.loads(ask("upgrade", "--dry-run", "--json")[0])

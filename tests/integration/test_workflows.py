@@ -367,6 +367,12 @@ def _promote(loop: Loop, before: str) -> None:
     loop.team.must("git", "push", "--quiet", "origin", "main")
     push = {**event_of("", loop.head()), "github.event.before": before}
     assert "support:final is on the default remote" in loop.hosted("promote", "promote", **push)["printed"]
+    origin = ("git", "--git-dir", str(loop.place / "origin.git"))
+    kept = (*origin, "for-each-ref", "--format=%(refname)", "refs/heads/varietal")
+    assert loop.team.must(*kept).out == "refs/heads/varietal/built/add-support\n"
+    loop.team.must(*origin, "config", "receive.denyDeletes", "false")  # the token of that job writes
+    assert loop.hosted("promote", "retire", **push)["printed"] == "varietal/built/add-support\n"
+    assert loop.team.must(*kept).out == ""
     loop.team.must("git", "revert", "--no-edit", "HEAD")
     loop.team.must("git", "push", "--quiet", "origin", "main")
 

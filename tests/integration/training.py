@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from builder.adapter_settings import LoraSettings
+from builder.adapter_settings import AdapterSettings, LoraSettings
 from builder.manifest import DpoStage, PretrainStage, SftStage
 from builder.runner import Runner
 from builder.settings import NetworkSettings, TokenizerSettings
 from builder.stage import Context, Input
 from builder.train_settings import DpoTraining, PretrainTraining, SftTraining
+from builder.weighting import Weighting
 from registry.artifact import Artifact
 from registry.digest import digest_file
 from registry.selector import Selector
@@ -84,13 +85,13 @@ def context(settings: object, inputs: list[Input], folder: Path, **runner: int |
     )
 
 
-def sft_stage(adapter: LoraSettings | None = None, targets: object = None, **train: object) -> SftStage:
+def sft_stage(adapter: AdapterSettings | None = None, targets: object = None, **train: object) -> SftStage:
     """A stage of a few steps."""
     training = SftTraining(**({"steps": 4, "batch": 4, "learning_rate": 1e-2, "max_length": 64} | train))
     return SftStage(from_="from", data="data", adapter=adapter, targets=selector(targets), train=training)
 
 
-def dpo_stage(adapter: LoraSettings | None = None, targets: object = None, **train: object) -> DpoStage:
+def dpo_stage(adapter: AdapterSettings | None = None, targets: object = None, **train: object) -> DpoStage:
     """A stage of a few steps."""
     training = DpoTraining(**({"steps": 4, "batch": 4, "learning_rate": 1e-2, "max_length": 64} | train))
     return DpoStage(from_="from", data="data", adapter=adapter, targets=selector(targets), train=training)
@@ -114,7 +115,11 @@ def selector(value: object) -> Selector | None:
 def lora(*targets: str, **settings: object) -> LoraSettings:
     """A small adapter, with dropout so that a resume has random numbers to get right."""
     chosen = {"targets": Selector.parse(list(targets))} if targets else {}
-    return LoraSettings(**({"rank": 4, "alpha": 8.0, "dropout": 0.1} | chosen | settings))
+    numbers = {key: Weighting.parse(settings.get(key, value), where=key) for key, value in _LORA.items()}
+    return LoraSettings(**({"dropout": 0.1} | chosen | settings | numbers))
+
+
+_LORA = {"rank": 4, "alpha": 8.0}
 
 
 def sums(folder: Path) -> dict[str, str]:

@@ -154,7 +154,7 @@ def test_a_record_that_was_copied_from_another_variant(team: Team, record: Recor
     assert str(caught.value) == (
         "this is the record of support:final\n"
         "  where: models/copy/records/final.json\n"
-        "  mend: run `dvc repro`, which copies the records"
+        "  mend: run `varietal build`, which puts back the record that was built, and commit"
     )
 
 
@@ -262,7 +262,7 @@ def test_a_digest_never_stands_for_another_artifact(team: Team) -> None:
         resolve(team.repository, ByDigest(newer.artifact.digest.hex))
     assert caught.value.what == f"the record of other:final is no longer that of sha256:{newer.artifact.digest.hex}"
     assert caught.value.where == "models/other/records/final.json"
-    assert caught.value.mend == "run `dvc repro`, which copies the records, or `dvc checkout`"
+    assert caught.value.mend == "run `varietal build`, which puts back the record that was built, or `dvc checkout`"
 
 
 def test_what_only_looks_like_a_listing(team: Team, record: Record) -> None:

@@ -188,10 +188,10 @@ def test_an_edited_and_a_missing_record(root: Path) -> None:
     (root / "models/support/records/tone.json").write_text("tone ")
     (root / "bases/records/tiny.json").unlink()
     assert reasons(root) == (
-        "bases:tiny: bases/records/tiny.json is not there: run `varietal run bases records`",
+        "bases:tiny: bases/records/tiny.json is not there: run `varietal build bases:tiny`, which puts it back",
         (
             "support:tone: models/support/records/tone.json is not the record that was built: "
-            "run `varietal run support records`"
+            "run `varietal build support`, which puts it back"
         ),
     )
 

@@ -133,18 +133,17 @@ def test_a_variant_has_a_plain_name(root: Path) -> None:
     ]
 
 
-DATA_MEND = "write the path of a file of JSON lines within the repository"
+DATA_MEND = "write the path of a file of rows, or of a folder of such files, within the repository"
 
 
 def test_data_must_be_there_or_be_known_to_dvc(root: Path) -> None:
     (root / "data" / "chat.jsonl").unlink()
     (root / "data" / "prose.jsonl").unlink()
-    (root / "data" / "prose.jsonl").mkdir()
+    (root / "data" / "prose.jsonl").mkdir()  # a folder of files is data, too
     (root / "data" / "pairs.jsonl").unlink()
     (root / "data" / "pairs.jsonl.dvc").write_text("outs: []\n", encoding="utf-8")
     assert stage_faults(root) == [
         f"4: data.chat.path: data/chat.jsonl does not exist / {DATA_MEND}",
-        f"5: data.prose.path: data/prose.jsonl is a folder / {DATA_MEND}",
     ]
 
 
@@ -192,7 +191,10 @@ def test_data_behind_a_link_out_of_the_repository_is_refused(
         ),
         (
             "x: {kind: sft, from: toned, data: pairs}",
-            "stages.x.data: 'pairs' holds preference, sft needs messages or text / name a data set of that format",
+            (
+                "stages.x.data: 'pairs' holds preference, sft needs messages or completion or text "
+                "/ name a data set of that format"
+            ),
         ),
         (
             "x: {kind: dpo, from: toned, data: chat}",

@@ -102,12 +102,14 @@ def test_a_manifest_becomes_values() -> None:
     assert found.stages == {
         "tone": SftStage(
             from_="base",
-            data="tickets",
-            adapter=LoraSettings(rank=8, targets=Selector.parse("attention")),
+            data={"tickets": 1.0},
+            adapter=LoraSettings(rank=Weighting.of(8), targets=Selector.parse("attention")),
             train=SftTraining(epochs=2.0),
         ),
         "toned": FoldStage(from_="base", adapters={"tone": Weighting.of(1.0), "concise": Weighting.of(0.5)}),
-        "pref": DpoStage(from_="toned", data="tickets", targets=Selector.parse("mlp"), train=DpoTraining(beta=0.2)),
+        "pref": DpoStage(
+            from_="toned", data={"tickets": 1.0}, targets=Selector.parse("mlp"), train=DpoTraining(beta=0.2)
+        ),
         "score": EvaluateStage(
             from_="pref",
             against="base",
@@ -164,15 +166,15 @@ def test_params_become_values() -> None:
         (
             "{from: base}",
             (
-                "stages.x: missing key 'kind' / add it: pretrain or sft or dpo or fold or fuse or blend or extract or "
-                "graft or cast or evaluate"
+                "stages.x: missing key 'kind' / add it: pretrain or sft or dpo or kto or orpo or cpo or reward or "
+                "grpo or rloo or distill or fold or fuse or blend or extract or graft or cast or evaluate"
             ),
         ),
         (
             "{kind: 1}",
             (
-                "stages.x.kind: unknown kind 1 / kinds: blend, cast, dpo, evaluate, extract, fold, fuse, graft, "
-                "pretrain, sft"
+                "stages.x.kind: unknown kind 1 / kinds: blend, cast, cpo, distill, dpo, evaluate, extract, fold, fuse, "
+                "graft, grpo, kto, orpo, pretrain, reward, rloo, sft"
             ),
         ),
         (
@@ -212,7 +214,8 @@ def test_params_become_values() -> None:
             "{kind: evaluate, from: base, metrics: {klx: t}}",
             (
                 "stages.x.metrics.klx.metric: expected bits_per_byte or loss or preference_accuracy or "
-                "preference_margin or reward_accuracy or reward_margin or kl or top1_agreement, "
+                "preference_margin or reward_accuracy or reward_margin or kl or top1_agreement or pair_accuracy or "
+                "pair_margin, "
                 "got text 'klx' / did you mean 'kl'?"
             ),
         ),
@@ -381,13 +384,13 @@ def test_a_stage_has_its_own_settings_over_the_manifests_over_the_projects() -> 
     found = manifest(LAYERED)
     shared = project(PARAMS)
     assert effective(shared, found, "plain") == SftStage(
-        from_="base", data="t", train=SftTraining(batch=2, epochs=3.0, seed=7)
+        from_="base", data={"t": 1.0}, train=SftTraining(batch=2, epochs=3.0, seed=7)
     )
     assert effective(shared, found, "own") == SftStage(
         from_="base",
-        data="t",
+        data={"t": 1.0},
         train=SftTraining(batch=1, steps=9, seed=7),
-        adapter=LoraSettings(rank=2, alpha=8.0, dropout=0.5),
+        adapter=LoraSettings(rank=Weighting.of(2), alpha=Weighting.of(8), dropout=0.5),
     )
     assert effective(shared, found, "other") is found.stages["other"]
     assert effective(Project(), manifest(LAYERED.replace("defaults", "description: x #")), "own").kind == "sft"

@@ -51,6 +51,22 @@ def test_the_text_of_a_pipeline() -> None:
         "    - models/seed/artifacts/grown.json\n"
         "metrics:\n"
         "- records/grown.json\n"
+        "plots:\n"
+        "- grown loss:\n"
+        "    x:\n"
+        "      records/grown.tsv: step\n"
+        "    y:\n"
+        "      records/grown.tsv: loss\n"
+        "- grown learning rate:\n"
+        "    x:\n"
+        "      records/grown.tsv: step\n"
+        "    y:\n"
+        "      records/grown.tsv: learning_rate\n"
+        "- grown gradient norm:\n"
+        "    x:\n"
+        "      records/grown.tsv: step\n"
+        "    y:\n"
+        "      records/grown.tsv: gradient_norm\n"
     )
 
 

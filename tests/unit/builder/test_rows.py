@@ -36,6 +36,10 @@ def faults(path: Path, form: str) -> list[str]:
         ("messages", [{"messages": [USER, ANSWER]}, {"messages": [SYSTEM, USER, ANSWER, USER]}]),
         ("preference", [{"prompt": "a", "chosen": "b", "rejected": "c"}]),
         ("preference", [{"prompt": [SYSTEM, USER], "chosen": [ANSWER], "rejected": [ANSWER, USER, ANSWER]}]),
+        ("unpaired", [{"prompt": "a", "completion": "b", "label": False}]),
+        ("unpaired", [{"prompt": [USER], "completion": [ANSWER], "label": True}]),
+        ("prompts", [{"prompt": "a", "answer": 4}, {"prompt": "b"}]),
+        ("prompts", [{"prompt": [USER, ANSWER, USER], "tests": ["x"]}]),
     ],
 )
 def test_good_rows_come_back_whole(tmp_path: Path, form: str, rows: list[object]) -> None:
@@ -83,6 +87,16 @@ def test_good_rows_come_back_whole(tmp_path: Path, form: str, rows: list[object]
             {"messages": [USER, {"role": "assistant", "content": ""}]},
             "1 messages[1].content: empty answer / write it, or take the row out",
         ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": " "}, ANSWER]},
+            "1 messages[0].content: empty message of the user / write it, or take the row out",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "system", "content": ""}, USER, ANSWER]},
+            "1 messages[0].content: empty message of the system / write it, or take the row out",
+        ),
         ("preference", {"prompt": "a", "chosen": "b"}, "1 : missing key 'rejected', found prompt, chosen / "),
         ("preference", {"prompt": "a", "chosen": [ANSWER], "rejected": "c"}, "1 chosen: expected text, got a list / "),
         (
@@ -100,6 +114,20 @@ def test_good_rows_come_back_whole(tmp_path: Path, form: str, rows: list[object]
             {"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER, USER]},
             "1 rejected: does not end with the assistant / ",
         ),
+        ("unpaired", {"prompt": "a", "completion": "b"}, "1 : missing key 'label', found prompt, completion / "),
+        (
+            "unpaired",
+            {"prompt": "a", "completion": "b", "label": 1},
+            "1 label: expected true or false, got a number / write true for a good completion",
+        ),
+        ("unpaired", {"prompt": "a", "completion": "", "label": True}, "1 completion: empty text / "),
+        (
+            "unpaired",
+            {"prompt": [USER], "completion": [ANSWER, USER], "label": True},
+            "1 completion: does not end with the assistant / ",
+        ),
+        ("prompts", {"question": "a"}, "1 : missing key 'prompt', found question / "),
+        ("prompts", {"prompt": [USER, ANSWER]}, "1 prompt: does not end with the user / "),
     ],
 )
 def test_a_malformed_row_is_named_by_line_and_key(tmp_path: Path, form: str, row: object, expected: str) -> None:

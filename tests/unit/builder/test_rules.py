@@ -24,7 +24,7 @@ GROWN = "{kind: pretrain, data: texts, network: {layers: 1, hidden_size: 64, hea
         ),
         (
             f"grown: {GROWN}, x: {{kind: dpo, from: grown, data: likes, train: {{loss: ipo, label_smoothing: 0.1}}}}",
-            "stages.x.train.label_smoothing: the ipo loss has no label smoothing\n  mend: write 0, or `loss: sigmoid`",
+            "stages.x.train.label_smoothing: no label smoothing is known to ipo\n  mend: write 0, or `loss: sigmoid`",
         ),
     ],
 )
@@ -71,8 +71,8 @@ release: x
             "{kind: graft, from: base}",
             [
                 (
-                    ": graft asks for nothing / say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, "
-                    "or leave the stage out"
+                    ": graft asks for nothing / say `vocabulary`, `head`, `untie`, `layers`, `context`, `rope` "
+                    "or `template`, or leave the stage out"
                 ),
             ],
         ),

@@ -28,9 +28,11 @@ def test_what_is_written_holds(tmp_path: Path) -> None:
 
 
 def test_what_a_build_hands_out(tmp_path: Path) -> None:
-    text = "jobs: 2\ndevices: ['0', GPU-1a]\npush: store\nenvironment: [HF_TOKEN]\ngrace_s: 5\n"
+    text = (
+        "jobs: 2\ndevices: ['0', GPU-1a]\npush: store\nenvironment: [HF_TOKEN]\ngrace_s: 5\nprogress_key: ~/gpu key\n"
+    )
     assert read(tmp_path, text) == Runner(
-        jobs=2, devices=("0", "GPU-1a"), push="store", environment=("HF_TOKEN",), grace_s=5.0
+        jobs=2, devices=("0", "GPU-1a"), push="store", environment=("HF_TOKEN",), grace_s=5.0, progress_key="~/gpu key"
     )
 
 
@@ -50,6 +52,7 @@ def test_an_empty_file_is_no_fault(tmp_path: Path) -> None:
         ("jobs: -1\n", ".varietal/runner.yaml:1: jobs: expected an integer from 0 to 1024"),
         ("devices: [0]\n", ".varietal/runner.yaml:1: devices[0]: expected a GPU, by number or by id"),
         ("push: --force\n", ".varietal/runner.yaml:1: push: expected the name of a DVC remote"),
+        ('progress_key: "a\\tb"\n', ".varietal/runner.yaml:1: progress_key: expected the path of a file, without"),
         ("environment: [A-B]\n", ".varietal/runner.yaml:1: environment[0]: expected the name of a variable"),
     ],
 )

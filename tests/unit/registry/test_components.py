@@ -313,3 +313,24 @@ def test_exclude_is_a_difference(terms: list[object], excluded: list[object]) ->
 @given(st.permutations(LLAMA.names), st.lists(TERMS, min_size=1, max_size=3))
 def test_the_order_of_names_says_nothing(names: list[str], terms: list[object]) -> None:
     assert chosen(Network.from_tensors(names), terms) == chosen(LLAMA, terms)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "parameter"),
+    [
+        ("hada_w1_a", "weight"),
+        ("lokr_w2", "weight"),
+        ("vera_lambda_b", "weight"),
+        ("oft_R.weight", "weight"),
+        ("peanut_encoders.0.weight", "weight"),
+        ("glora_A.Xd", "weight"),
+        ("osf_svd_params.U_low", "weight"),
+        ("trainable_tokens_delta", "weight"),
+        ("ln_tuning_layers.weight", "weight"),
+        ("ln_tuning_layers.bias", "bias"),
+    ],
+)
+def test_tensors_of_every_type_of_adapter_are_of_the_weight_that_they_change(leaf: str, parameter: str) -> None:
+    module = "model.layers.3.mlp.down_proj"
+    assert plain_name(f"base_model.model.{module}.{leaf}") == f"{module}.{parameter}"
+    assert plain_name(f"{module}.roads.weight") == f"{module}.roads.weight"

@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-from builder.drive.dvc import Ending, addressing, commit, fetch_ending, pull, repro, repro_ending, smoke_ending
+from builder.drive.dvc import (
+    Ending,
+    addressing,
+    commit,
+    fetch_ending,
+    pull,
+    recall_ending,
+    repro,
+    repro_ending,
+    smoke_ending,
+)
 from builder.edges import Address
 
 TONE = Address(variant="support", stage="tone")
@@ -108,6 +118,20 @@ def test_why_inputs_could_not_be_fetched(log: str, code: int) -> None:
 def test_a_fetch_that_meets_a_running_stage_is_tried_again() -> None:
     assert fetch_ending(1, BUSY).how == "busy"
     assert fetch_ending(0, "1 file fetched\n") == Ending(how="ran")
+
+
+def test_whatever_came_of_looking_for_notes_the_stage_is_next() -> None:
+    assert recall_ending(0, "") == Ending(how="ran")
+    assert recall_ending(0, "one\ntwo\n") == Ending(how="ran", reason="one; two")
+    assert recall_ending(1, "Traceback\nOSError: no") == Ending(
+        how="ran", reason="progress notes were not looked for: OSError: no"
+    )
+    assert recall_ending(-9, "").reason == "progress notes were not looked for: it ended with -9"
+
+
+def test_what_an_earlier_run_had_finished_was_linked() -> None:
+    said = f"{RAN}support:tone: finished by an earlier run that could not show it\n"
+    assert repro_ending(0, said) == Ending(how="reused")
 
 
 def test_a_smoke_test() -> None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from builder.drive.slots import Slot, find_devices, make_slots
+import pytest
+
+from builder.drive.devices import Devices
+from builder.drive.slots import Slot, Slots, find_devices, make_slots
+from builder.drive.tasks import records_address
+from builder.edges import Address
 from builder.runner import Runner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+STAGE = Address(variant="one", stage="tone")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files of its own, and no driver."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
 
 
 def test_a_machine_without_a_gpu_does_one_thing_at_a_time_with_all_it_has() -> None:
@@ -19,18 +32,7 @@ def test_a_machine_without_a_gpu_does_one_thing_at_a_time_with_all_it_has() -> N
 
 
 def test_one_job_a_gpu_each_with_its_share_of_the_processors() -> None:
-    assert make_slots(0, ("0", "1"), cores=range(8), threads=0) == (
-        Slot(device="0", cores=(0, 1, 2, 3)),
-        Slot(device="1", cores=(4, 5, 6, 7)),
-    )
-
-
-def test_jobs_share_gpus_where_there_are_fewer() -> None:
-    assert [slot.device for slot in make_slots(3, ("0", "1"), cores=range(6), threads=0)] == ["0", "1", "0"]
-
-
-def test_fewer_jobs_than_gpus_take_the_first() -> None:
-    assert [slot.device for slot in make_slots(1, ("2", "3"), cores=range(6), threads=0)] == ["2"]
+    assert make_slots(0, ("0", "1"), cores=range(8), threads=0) == (Slot(cores=(0, 1, 2, 3)), Slot(cores=(4, 5, 6, 7)))
 
 
 def test_threads_by_the_settings_are_not_shared_out() -> None:
@@ -66,3 +68,85 @@ def test_the_driver_is_asked_where_nobody_says(monkeypatch: pytest.MonkeyPatch, 
     assert find_devices(Runner(), {}) == ()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert find_devices(Runner(), {}) == ()
+
+
+def slots_of(count: int, names: tuple[str, ...], root: Path) -> Slots:
+    each = -(-count // max(1, len(names)))
+    return Slots([Slot()] * count, Devices(names, each=each, root=root, say=lambda _: None))
+
+
+def test_a_slot_has_a_device_as_long_as_its_stage_runs(machine: Path) -> None:
+    slots = slots_of(2, ("a", "b"), machine)
+    assert str(slots) == "2 at once on GPU a, b"
+    assert slots.hold(STAGE, 0)
+    assert slots.hold(STAGE, 1)
+    assert [slots[number].device for number in range(2)] == ["a", "b"]
+    assert all(len(slots[number].handed) == 1 for number in range(2))
+    slots.let_go(0)
+    assert slots[0] == Slot()
+    assert slots.hold(STAGE, 0)
+    assert slots[0].device == "a"
+
+
+def test_jobs_share_gpus_where_there_are_fewer_and_no_more_than_that(machine: Path) -> None:
+    slots = slots_of(3, ("a", "b"), machine)
+    assert all(slots.hold(STAGE, number) for number in range(3))
+    assert [slots[number].device for number in range(3)] == ["a", "b", "a"]
+    other = slots_of(1, ("a", "b"), machine)
+    assert not other.hold(STAGE, 0)
+    slots.let_go(0)
+    assert not other.hold(STAGE, 0), "the third job is on it"
+    slots.let_go(2)
+    assert other.hold(STAGE, 0)
+    assert other[0].device == "a"
+
+
+def test_copies_of_records_wait_for_no_gpu(machine: Path) -> None:
+    slots, other = slots_of(1, ("a",), machine), slots_of(1, ("a",), machine)
+    assert other.hold(STAGE, 0)
+    assert slots.hold(records_address(STAGE), 0)
+    assert slots[0] == Slot()
+    slots.let_go(0)
+    assert not slots.hold(STAGE, 0)
+
+
+def test_without_a_gpu_nothing_is_held_and_no_file_made(machine: Path) -> None:
+    slots = slots_of(2, (), machine)
+    assert str(slots) == "2 at once on the CPU"
+    assert slots.hold(STAGE, 0)
+    slots.let_go(0)
+    assert [*machine.iterdir()] == []
+
+
+def several(count: int, names: tuple[str, ...], root: Path, *, takes: int, each: int) -> Slots:
+    return Slots([Slot()] * count, Devices(names, each=each, root=root, say=lambda _: None), takes=takes)
+
+
+def test_a_job_of_several_processes_takes_a_gpu_for_each(machine: Path) -> None:
+    assert len(make_slots(0, ("0", "1", "2", "3", "4"), cores=range(8), threads=0, processes=2)) == 2
+    assert len(make_slots(0, (), cores=range(8), threads=0, processes=2)) == 1
+    slots = several(2, ("a", "b", "c", "d"), machine, takes=2, each=1)
+    assert str(slots) == "2 at once on GPU a, b, c, d, 2 each"
+    assert slots.hold(STAGE, 0)
+    assert slots.hold(STAGE, 1)
+    assert [slots[number].device for number in range(2)] == ["a,b", "c,d"]
+    assert all(len(slots[number].handed) == 2 for number in range(2))
+    slots.let_go(0)
+    assert slots[0] == Slot()
+    assert slots.hold(STAGE, 0)
+    assert slots[0].device == "a,b"
+
+
+def test_a_job_that_gets_too_few_gpus_keeps_none(machine: Path) -> None:
+    one, two = (several(1, ("a", "b", "c"), machine, takes=2, each=1) for _ in range(2))
+    assert one.hold(STAGE, 0)
+    assert not two.hold(STAGE, 0), "one is left"
+    third = slots_of(1, ("a", "b", "c"), machine)
+    assert third.hold(STAGE, 0), "and nobody keeps it waiting"
+    assert third[0].device == "c"
+
+
+def test_gpus_that_jobs_share_are_different_ones_in_each_job(machine: Path) -> None:
+    slots = several(3, ("a", "b", "c"), machine, takes=2, each=2)
+    assert all(slots.hold(STAGE, number) for number in range(3))
+    assert [slots[number].device for number in range(3)] == ["a,b", "c,a", "b,c"]

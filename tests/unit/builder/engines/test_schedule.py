@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.engines.schedule import Split, by_length, choose_split, keep_split, kept_split, steps_of, visit_order
+from builder.engines.schedule import (
+    Split,
+    by_length,
+    choose_split,
+    halve_split,
+    keep_split,
+    kept_split,
+    steps_of,
+    visit_order,
+)
 from builder.train_settings import Training
 from registry.errors import InvalidError
 
@@ -24,7 +33,8 @@ def test_steps_are_as_many_as_the_epochs_take() -> None:
 
 def split(**changes: int) -> Split:
     wanted = {"batch": 16, "wanted": 0, "row_tokens": 100, "room_tokens": 1000, "threads": 2, "devices": 1} | changes
-    return choose_split(**wanted)
+    row_tokens, room_tokens = wanted.pop("row_tokens"), wanted.pop("room_tokens")
+    return choose_split(**wanted, fits=lambda rows: rows * row_tokens <= room_tokens)
 
 
 def test_the_micro_batch_is_the_largest_divisor_that_fits() -> None:
@@ -43,7 +53,7 @@ def test_the_runner_has_the_last_word() -> None:
 
 
 def test_devices_share_a_batch() -> None:
-    assert split(devices=4, room_tokens=200) == Split(micro_batch=2, accumulation=2, threads=2)
+    assert split(devices=4, room_tokens=200) == Split(micro_batch=2, accumulation=2, threads=2, processes=4)
 
 
 def test_a_micro_batch_that_does_not_divide() -> None:
@@ -68,6 +78,33 @@ def test_a_split_is_remembered(tmp_path: Path) -> None:
     assert kept_split(tmp_path) is None
     keep_split(tmp_path, split())
     assert kept_split(tmp_path) == split()
+
+
+@pytest.mark.parametrize(
+    ("begun", "halves"), [((8, 2), [(4, 4), (2, 8), (1, 16)]), ((7, 1), [(1, 7)]), ((6, 1), [(3, 2), (1, 6)])]
+)
+def test_a_split_is_halved_down_to_one_row(
+    begun: tuple[int, int], halves: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    """Each half divides the rows of the device, so the global batch stays what it is."""
+    keep_split(tmp_path, Split(micro_batch=begun[0], accumulation=begun[1], threads=2))
+    found = []
+    while (smaller := halve_split(tmp_path)) is not None:
+        assert kept_split(tmp_path) == smaller
+        found.append((smaller.micro_batch, smaller.accumulation))
+    assert found == halves
+    last = kept_split(tmp_path)
+    assert last is not None
+    assert last.halved == (begun[0], *(size for size, _ in halves[:-1]))
+
+
+def test_there_is_nothing_to_halve_before_a_split(tmp_path: Path) -> None:
+    assert halve_split(tmp_path) is None
+
+
+def test_a_split_from_before_the_later_keys_is_read(tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text('{"accumulation":2,"micro_batch":4,"threads":1}')
+    assert kept_split(tmp_path) == Split(micro_batch=4, accumulation=2, threads=1)
 
 
 @given(rows=st.integers(1, 40), visits=st.integers(0, 200), seed=st.integers(0, 5))

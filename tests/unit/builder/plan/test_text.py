@@ -77,8 +77,17 @@ def test_the_text() -> None:
 def test_an_empty_plan() -> None:
     plan = Plan(stages=(PlannedStage(address=_TONE, kind="sft", verdict="keep"),))
     assert plan.is_empty
-    assert describe(plan) == ["nothing to do: 1 stages are what the manifests say"]
-    assert comment(plan).startswith("### Plan: nothing to build\n\nAll 1 stages are what the manifests say.\n")
+    assert describe(plan) == ["nothing to do: 1 stage is what its manifest says"]
+    assert comment(plan).startswith("### Plan: nothing to build\n\n1 stage is what its manifest says.\n")
+
+
+def test_a_plan_of_records_alone() -> None:
+    stages = (PlannedStage(address=_TONE, kind="sft", verdict="keep"),)
+    plan = Plan(stages=stages, copies=(_TONE,), notes=("a note",))
+    assert not plan.is_empty
+    assert plan.to_json()["copies"] == [str(_TONE)]
+    assert describe(plan) == ["1 stage is what its manifest says; 1 record to put back", "note: a note"]
+    assert comment(plan).startswith("### Plan: 1 record to put back\n\n1 stage is what its manifest says.\n")
 
 
 def test_the_comment() -> None:
@@ -129,7 +138,7 @@ def test_a_comment_never_grows_beyond_what_a_forge_takes() -> None:
 
 def test_json_has_the_documented_keys() -> None:
     value = _PLAN.to_json()
-    assert sorted(value) == ["against", "at_most", "certain", "notes", "stages", "variants"]
+    assert sorted(value) == ["against", "at_most", "certain", "copies", "notes", "stages", "variants"]
     assert value["stages"][1] == {  # type: ignore[index]
         "stage": "a:pref",
         "kind": "dpo",
@@ -143,6 +152,7 @@ def test_json_has_the_documented_keys() -> None:
             "duration_s": 600.0,
             "duration_spread_s": 30.0,
             "downloads_bytes": 1 << 30,
+            "does_not_fit": None,
         },
     }
 

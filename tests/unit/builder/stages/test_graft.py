@@ -77,7 +77,7 @@ def test_asking_for_nothing_is_refused(shop: Workshop) -> None:
     assert str(error) == (
         "graft asks for nothing\n"
         "  where: demo:base\n"
-        "  mend: say `vocabulary`, `head`, `untie`, `layers`, `context` or `rope`, or leave the stage out"
+        "  mend: say `vocabulary`, `head`, `untie`, `layers`, `context`, `rope` or `template`, or leave the stage out"
     )
 
 

@@ -14,13 +14,13 @@ from builder.environment import Device
 from builder.manifest import EvaluateStage, FolderBase, FoldStage, FuseStage, PretrainStage, SftStage
 from builder.room import artifact_bytes
 from builder.settings import NetworkSettings
+from builder.stages.adapter_config import adapter_config
 from builder.stages.blend import blend
 from builder.stages.cast import cast
 from builder.stages.extract import extract
 from builder.stages.fold import fold
 from builder.stages.fuse import fuse
 from builder.stages.graft import graft
-from builder.stages.lora import choose_modules, lora_config
 from builder.stages.models import open_model
 from builder.stages.pretrain import _configuration
 from builder.weight_stages import (
@@ -32,7 +32,7 @@ from builder.weight_stages import (
     HeadSettings,
     VocabularySettings,
 )
-from builder.weighting import ONE
+from builder.weighting import ONE, Weighting
 from registry.artifact import Artifact
 from registry.digest import digest_bytes
 from registry.selector import Selector
@@ -196,12 +196,11 @@ def test_a_fold_is_as_large_as_its_model(shop: Workshop) -> None:
 
 
 def test_a_new_adapter_may_be_larger_than_its_model(shop: Workshop, tiny_llama: Path) -> None:
-    settings = LoraSettings(rank=256, targets=Selector.parse(["attention", "mlp"]))
+    settings = LoraSettings(rank=Weighting.of(256), targets=Selector.parse(["attention", "mlp"]))
     model = open_model(tiny_llama, Device(kind="cpu", name="cpu", threads=1))
-    modules = choose_modules(model, settings)
     from peft import get_peft_model  # noqa: PLC0415 - seconds, for this test alone
 
-    trained = get_peft_model(model, lora_config(model, modules, settings))
+    trained = get_peft_model(model, adapter_config(model, None, settings))
     taken = sum(4 * one.numel() for one in trained.parameters() if one.requires_grad)
     listing = Artifact.from_folder(tiny_llama, "model")
     start = replace(shop.input("from", shop.model()), path=tiny_llama, artifact=listing)

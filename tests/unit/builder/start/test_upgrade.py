@@ -77,7 +77,7 @@ def test_an_upgrade_says_what_it_reruns_and_keeps_the_text(root: Path) -> None:
     write_upgrade(root, change)
     text = (root / "params.yaml").read_text()
     expected = PARAMS.replace("sft: 1 ", "sft: 3 ").replace("cast: 1\n", "cast: 2\n")
-    added = "".join(f"  {kind}: 1\n" for kind in ("import", "dpo", "fuse", "blend", "extract", "graft"))
+    added = "".join(f"  {kind}: 1\n" for kind in kinds.KINDS if f"  {kind}: " not in PARAMS)
     assert text == expected.replace("defaults:", f"{added}defaults:")
     assert not upgrade(root, ()).raised
     assert not upgrade(root, ()).added

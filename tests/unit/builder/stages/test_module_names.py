@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.stages.lora import spell_modules
+from builder.stages.module_names import spell_modules
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm")
 

@@ -1,0 +1,67 @@
+"""Preference training by TRL's ORPO: the likelihood of the better answer, and the odds of both. No reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builder.engines.arguments import arguments
+from builder.engines.evaluation import measured, measuring
+from builder.engines.experimental import reads_tokens, trainer_of
+from builder.engines.loop import run
+from builder.engines.pairs import held_out, order_of, sequences
+from builder.engines.rendered import reader_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.engines.job import Job, Trained
+    from builder.stages.tokens import Pair
+    from builder.train_settings import OrpoTraining
+
+__all__ = ["train_orpo"]
+
+
+def train_orpo(
+    job: Job,
+    model: Any,  # noqa: ANN401 - TRL has no types
+    tokenizer: Any,  # noqa: ANN401
+    pairs: Sequence[Pair],
+    *,
+    training: OrpoTraining,
+    new_adapter: Any = None,  # noqa: ANN401
+    evaluation: Sequence[Pair] | None = None,
+) -> Trained:
+    """Train on preferences by odds ratio preference optimisation.
+
+    Args:
+        job: Settings and place.
+        model: A causal model, or PEFT's wrapper of one; what requires gradients is trained, in place.
+        tokenizer: Its tokenizer.
+        pairs: The preferences; of each, some of both answers is within ``max_length``.
+        training: The stage's ``train`` table: what is ORPO's own.
+        new_adapter: PEFT configuration of an adapter to put on ``model``.
+        evaluation: Pairs that are not learnt, to measure the loss on.
+
+    Raises:
+        InvalidError: The best weights cannot be kept on these devices.
+        MachineError: The installed TRL has no ORPO, the loss is no number, or the device's memory does not do.
+    """
+    config, trainer_class = trainer_of("orpo", "ORPOConfig", "ORPOTrainer")
+    order = order_of(job, pairs)
+    trainer = reads_tokens(trainer_class)(
+        model=model,
+        args=config(
+            **arguments(job),
+            **measuring(job, evaluation),
+            beta=training.beta,
+            max_length=training.max_length,
+            remove_unused_columns=False,
+        ),
+        train_dataset=sequences(pairs, order, max_length=training.max_length),
+        eval_dataset=held_out(evaluation, max_length=training.max_length),
+        processing_class=reader_of(tokenizer),
+        peft_config=new_adapter,
+    )
+    tokens = [pairs[row].tokens(training.max_length) for row in order]
+    numbers = [pairs[row].rows for row in order]
+    return run(trainer, job, tokens=tokens, rows=numbers, measured=measured(job, evaluation))

@@ -1,0 +1,25 @@
+"""``rloo``: training on rated answers, each against the others; whole models, components, adapters new and old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builder.stages.online import train_on_rewards
+
+if TYPE_CHECKING:
+    from builder.engines.job import Job, Trained
+    from builder.stage import Context, Outcome
+    from builder.train_stages import RlooStage
+
+__all__ = ["rloo"]
+
+
+def rloo(context: Context[RlooStage]) -> Outcome:
+    """Train by REINFORCE leave-one-out; errors as of :func:`train_on_rewards`."""
+    return train_on_rewards(context, _train)
+
+
+def _train(job: Job, **given: Any) -> Trained:  # noqa: ANN401 - TRL has no types
+    from builder.engines.rloo import train_rloo  # noqa: PLC0415 - the libraries read what start() has set
+
+    return train_rloo(job, **given)
