@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.adapter_settings import FINISHED, UNFOLDED
 from builder.adapter_types.lora import AdaloraSettings
 from builder.adapter_types.prompts import PrefixTuningSettings, PromptTuningSettings
 from builder.clash import Clash
 from builder.matrix import AXES, Cell, refusals
+from builder.train_stages import PretrainStage, TrainStage
+from builder.weight_stages import FoldStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from builder.adapter_settings import AdapterSettings
-    from builder.train_stages import PretrainStage, TrainStage
 
-__all__ = ["adapter_clashes"]
+__all__ = ["adapter_clashes", "origin_clashes"]
 
 
 def adapter_clashes(stage: TrainStage | PretrainStage) -> Iterator[Clash]:
@@ -40,6 +42,42 @@ def adapter_clashes(stage: TrainStage | PretrainStage) -> Iterator[Clash]:
             problem=f"{settings.type} puts its vectors before a sequence, and a packed one holds several rows",
             mend="write `packing: false`",
         )
+
+
+def origin_clashes(stage: object, stages: Mapping[str, object]) -> Iterator[Clash]:
+    """What cannot be done with adapters that other stages of the manifest train.
+
+    Args:
+        stage: A stage's table.
+        stages: All stages of its manifest, by name.
+    """
+    if isinstance(stage, FoldStage):
+        for name in stage.adapters:
+            found = _trained_type(name, stages)
+            if reason := UNFOLDED.get(found):
+                problem = f"{name!r} is of type {found}, which cannot be folded: {reason}"
+                yield Clash(path=("adapters", name), problem=problem, mend="serve it beside its model with PEFT")
+    elif isinstance(stage, TrainStage | PretrainStage) and stage.adapter is None:
+        found = _trained_type(stage.from_, stages)
+        if reason := FINISHED.get(found):
+            problem = f"{stage.from_!r} is of type {found}, which cannot go on training: {reason}"
+            yield Clash(
+                path=("from",), problem=problem, mend="train longer there, or fold it first if it can be folded"
+            )
+
+
+def _trained_type(name: str, stages: Mapping[str, object]) -> str:
+    """Type of the new adapter that a stage ends in, itself or by going on with another's; empty where there is none."""
+    seen: set[str] = set()
+    while name not in seen:
+        seen.add(name)
+        stage = stages.get(name)
+        if not isinstance(stage, TrainStage | PretrainStage):
+            return ""
+        if stage.adapter is not None:
+            return stage.adapter.type
+        name = stage.from_
+    return ""
 
 
 def _over_time(settings: AdapterSettings, stage: TrainStage | PretrainStage) -> Iterator[Clash]:

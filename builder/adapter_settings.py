@@ -38,7 +38,17 @@ from builder.adapter_types.sparse import (
 from builder.adapter_types.vectors import BeftSettings, Ia3Settings, LnTuningSettings, TrainableTokensSettings
 from builder.tables import Otherwise, Refused
 
-__all__ = ["ADAPTERS", "UNTRAINED", "AdapterSettings", "LoraSettings"]
+__all__ = ["ADAPTERS", "FINISHED", "UNFOLDED", "UNTRAINED", "AdapterSettings", "LoraSettings"]
+
+_PROMPTS: Final = ("prompt_tuning", "prefix_tuning")
+
+FINISHED: Final = {"adalora": "the ranks that it dropped are gone, and it would drop more"} | dict.fromkeys(
+    _PROMPTS, "PEFT opens learnt prompts for reading only"
+)
+"""Types whose adapters cannot go on training, each with the reason."""
+
+UNFOLDED: Final = dict.fromkeys(_PROMPTS, "it is a learnt prompt, so no weight holds it")
+"""Types that a stage trains and none can fold, each with the reason."""
 
 UNTRAINED: Final = {
     "adamss": "which rows it changes is not saved, so its folder does not say what it does",

@@ -11,41 +11,37 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
-import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Pipe, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from builder.drive.processes import start
 from builder.drive.slots import find_devices
 from builder.engines.checkpoints import any_checkpoint
 from builder.engines.schedule import kept_split, share_of
+from builder.rank_member import MEETING_FILE, started
 from builder.rank_messages import Ended, Failed, Started, Talk, Task
-from builder.ranks import RANKS_FOLDER, can_share, choose_ranks, rank_environment
+from builder.ranks import RANKS_FOLDER, can_share, choose_ranks
 from registry.counted import counted
 from registry.errors import ConflictError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
+    from pathlib import Path
     from types import FrameType
 
-    from builder.drive.processes import Running
     from builder.kinds import Kind
+    from builder.rank_member import Member
     from builder.rank_messages import Message
     from builder.ranks import Ranks
     from builder.stage import Context, Outcome
 
 __all__ = ["launch", "together"]
 
-_FOLDER: Final = "ranks"
-_MEETING: Final = "meeting"
 _LAST_WORDS_S: Final = 2.0  # how long the others may say what they know, once one is lost
 _LEAVING_S: Final = 20.0
 _OLD_RANKS_S: Final = 30.0
@@ -123,8 +119,8 @@ def launch(kind: str, ranks: Ranks, where: str, context: Context[Any]) -> Outcom
     )
     with ExitStack() as stack:
         lock = stack.enter_context(_only(folder))
-        (folder / _MEETING).unlink(missing_ok=True)
-        members = [stack.enter_context(_member(task, ranks, number, lock)) for number in range(ranks.count)]
+        (folder / MEETING_FILE).unlink(missing_ok=True)
+        members = [stack.enter_context(started(task, ranks, number, lock)) for number in range(ranks.count)]
         heard = stack.enter_context(_passed_on(members))
         for member in members:
             member.tell()
@@ -134,81 +130,7 @@ def launch(kind: str, ranks: Ranks, where: str, context: Context[Any]) -> Outcom
     return outcome
 
 
-@dataclass(kw_only=True, slots=True)
-class _Member:
-    """A rank, as this process sees it.
-
-    Attributes:
-        number: Which, from 0.
-        task: What it is told.
-        running: Its process, under its supervisor.
-        line: The connection with it.
-        log: All that its libraries said.
-        process: Its number, once it runs.
-        end: What it ended with.
-        code: Exit code, once it is known.
-        lost: Whether it ended, and said nothing.
-        heard_s: When that was heard.
-    """
-
-    number: int
-    task: Task
-    running: Running
-    line: Connection
-    log: Path
-    process: int = 0
-    end: Ended | Failed | None = None
-    code: int | None = None
-    lost: bool = False
-    heard_s: float = 0.0
-
-    def tell(self) -> None:
-        """Tell it what to do; one that has ended meanwhile is noticed later."""
-        with suppress(OSError):
-            self.line.send(self.task)
-
-    def pass_on(self, number: int) -> None:
-        """Give it a signal that this process got; one that does not run yet is ended."""
-        if self.code is not None or self.end is not None:
-            return
-        if self.process:
-            with suppress(ProcessLookupError):
-                os.kill(self.process, number)
-        else:
-            self.running.kill()
-
-
-@contextmanager
-def _member(task: Task, ranks: Ranks, number: int, lock: int) -> Iterator[_Member]:
-    """A rank that has been started; at the end it is ended."""
-    folder = task.work / RANKS_FOLDER
-    if number:  # what any but the first writes is seen by nobody
-        task = replace(task, out=folder / f"out-{number}")
-        shutil.rmtree(task.out, ignore_errors=True)
-        task.out.mkdir()
-    meeting = str((folder / _MEETING).absolute())
-    environment = rank_environment(os.environ, ranks, number, meeting=meeting, loopback=_loopback())
-    log = folder / f"{number}.log"
-    ours, theirs = Pipe()
-    with ours:
-        with theirs:
-            running = start(
-                (sys.executable, "-P", "-m", "builder.rank", str(theirs.fileno())),
-                folder=Path.cwd(),
-                environment=environment,
-                log=log,
-                grace_s=0.0,
-                handed=(theirs.fileno(), lock),
-            )
-        member = _Member(number=number, task=task, running=running, line=ours, log=log)
-        try:
-            yield member
-        finally:
-            running.kill()  # nothing to one that has ended
-            member.code = running.wait()
-
-
-def _hear(members: Sequence[_Member], say: Callable[[str], None]) -> None:
+def _hear(members: Sequence[Member], say: Callable[[str], None]) -> None:
     """Hear all ranks until the last has ended.
 
     Where one is lost or gave up, the others have a little time for last words; where all are done, to leave.
@@ -244,7 +166,7 @@ def _next(line: Connection) -> Message | None:
         return None
 
 
-def _judge(members: Sequence[_Member], heard: Sequence[int]) -> Outcome:
+def _judge(members: Sequence[Member], heard: Sequence[int]) -> Outcome:
     """What the stage ended with: an error of ours before a rank that is lost, and that before what followed from it."""
     failures = sorted(
         ((member, member.end) for member in members if isinstance(member.end, Failed)), key=lambda one: one[0].heard_s
@@ -274,7 +196,7 @@ def _judge(members: Sequence[_Member], heard: Sequence[int]) -> Outcome:
     return replace(first.outcome, environment=first.environment)
 
 
-def _lost(member: _Member, count: int) -> MachineError:
+def _lost(member: Member, count: int) -> MachineError:
     code = member.code or 0
     by = signal.Signals(code - _SIGNALLED).name if code > _SIGNALLED else f"exit code {code}"
     return MachineError(
@@ -310,7 +232,7 @@ def _only(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _passed_on(members: Sequence[_Member]) -> Iterator[list[int]]:
+def _passed_on(members: Sequence[Member]) -> Iterator[list[int]]:
     """Pass signals that ask for an end on to the ranks, which know what to do with them; the signals that came."""
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -344,9 +266,3 @@ def _devices(context: Context[Any]) -> tuple[str, ...]:
     """GPUs that this stage may use: those that a build gave it, or those of the runner."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return find_devices(replace(context.runner, devices=()) if given is not None else context.runner, os.environ)
-
-
-def _loopback() -> str:
-    """The interface that only this machine can reach; empty where none has its usual name."""
-    names = {name for _, name in socket.if_nameindex()}
-    return next((name for name in ("lo", "lo0") if name in names), "")

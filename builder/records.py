@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["copy_records"]
+__all__ = ["copy_records", "curve_table"]
 
 _COPIES = frozenset({".json", ".tsv"})
 
@@ -38,7 +38,7 @@ def copy_records(root: Path, variant: str, stages: Sequence[str], *, prune: bool
     for stage, (data, record) in records.items():
         path = root / git_record(variant, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for copy, content in ((path, data), (root / curve_file(variant, stage), _table(record))):
+        for copy, content in ((path, data), (root / curve_file(variant, stage), curve_table(record))):
             if content and (not copy.exists() or copy.read_bytes() != content):
                 write_file(copy, content)
                 touched.append(str(copy.relative_to(root)))
@@ -50,7 +50,7 @@ def copy_records(root: Path, variant: str, stages: Sequence[str], *, prune: bool
     return tuple(touched)
 
 
-def _table(record: Record) -> bytes:
+def curve_table(record: Record) -> bytes:
     """The curve of a training, for DVC's plots; empty where the record has none."""
     return "".join(f"{line}\n" for line in record.curve).encode()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, TypeAlias
 
-from builder.adapter_rules import adapter_clashes
+from builder.adapter_rules import adapter_clashes, origin_clashes
 from builder.blend_methods import clashes
 from builder.kinds import KINDS
 from builder.manifest import (
@@ -241,10 +241,10 @@ def _check_settings(scope: _Scope, name: str) -> None:
 
 
 def _check_adapter(scope: _Scope, path: KeyPath, stage: object) -> None:
-    """A new adapter's settings, and what it goes with."""
-    if isinstance(stage, TrainStage | PretrainStage):
-        for clash in adapter_clashes(stage):
-            scope.fault((*path, *clash.path), clash.problem, clash.mend)
+    """A new adapter's settings, what it goes with, and what can be done with those of other stages."""
+    own = adapter_clashes(stage) if isinstance(stage, TrainStage | PretrainStage) else ()
+    for clash in (*own, *origin_clashes(stage, scope.manifest.stages)):
+        scope.fault((*path, *clash.path), clash.problem, clash.mend)
 
 
 def _check_fuse(scope: _Scope, path: KeyPath, stage: FuseStage) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.adapter_types.lora import AdaloraSettings
 from builder.drive.smoke_tree import Records
 from builder.graph import Address, build_graph
 from builder.kinds import KINDS
@@ -46,7 +47,10 @@ def shortened(node: Node) -> Node:
     match settings:
         case _ if isinstance(settings, PretrainStage | TrainStage):
             training: Any = replace(settings.train, steps=_few(settings.train.steps, _STEPS))
-            settings = replace(settings, train=training)
+            adapter: Any = settings.adapter
+            if isinstance(adapter, AdaloraSettings):  # its own steps must be within those
+                adapter = replace(adapter, tinit=0, tfinal=0)
+            settings = replace(settings, train=training, adapter=adapter)
         case EvaluateStage():
             settings = replace(settings, limit=_few(settings.limit, _ROWS))
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ def levers(model: Any, job: Job) -> Iterator[None]:  # noqa: ANN401 - transforme
             yield
             return
         _compile_layers(model)
+        # The compiler looks at `.grad` of what flows between layers; torch warns whoever does.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
         try:
             yield
         except torch._dynamo.exc.TorchDynamoException as error:  # noqa: SLF001 - it has no other name

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from builder.stages.tokens import IGNORED
 
@@ -41,19 +40,15 @@ class PackedRows:
         """
         longest = max(len(example["input_ids"]) for example in examples)
         length = -(-longest // self.multiple) * self.multiple
-        rows = [_row(example, length) for example in examples]
-        fill = {"input_ids": self.pad_token_id, "labels": IGNORED, "position_ids": 0}
-        return {
-            name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
-            for name, value in fill.items()
-        }
+        rows = [self._row(example, length) for example in examples]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-
-def _row(example: Mapping[str, Any], length: int) -> dict[str, torch.Tensor]:
-    ids, labels = torch.tensor(example["input_ids"]), torch.tensor(example["labels"])
-    spare = length - len(ids)
-    lengths = [*example["seq_lengths"], *([spare] if spare else [])]
-    positions = torch.cat([torch.arange(part) for part in lengths])
-    # What precedes a part is another row, or nothing: its first token cannot be told from it.
-    labels[positions[: len(ids)] == 0] = IGNORED
-    return {"input_ids": ids, "labels": labels, "position_ids": positions}
+    def _row(self, example: Mapping[str, Any], length: int) -> dict[str, torch.Tensor]:
+        spare = length - len(example["input_ids"])
+        parts = [*example["seq_lengths"], *([spare] if spare else [])]
+        ids = torch.tensor([*example["input_ids"], *[self.pad_token_id] * spare])
+        labels = torch.tensor([*example["labels"], *[IGNORED] * spare])
+        positions = torch.cat([torch.arange(part) for part in parts])
+        # What precedes a part is another row, or nothing: its first token cannot be told from it.
+        labels[positions == 0] = IGNORED
+        return {"input_ids": ids, "labels": labels, "position_ids": positions}

@@ -87,7 +87,8 @@ def take_over(assembled: Assembled, folder: Path) -> tuple[str, ...]:
         raise _strange(folder, f"more than {_MOST_BYTES} bytes")
     taken = {path: read_plain(folder / path) for path in paths}
     for home in sorted({home_of(path) for path in paths}):
-        for old in (assembled.root / home / _RECORDS).glob("*.json"):
+        records = assembled.root / home / _RECORDS
+        for old in (*records.glob("*.json"), *records.glob("*.tsv")):
             old.unlink()
     for path, data in taken.items():
         (assembled.root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ or none of its business."""
 
 _NAME = "[a-z0-9][a-z0-9-]*"
 _GENERATED = re.compile(
-    rf"dvc\.yaml|(?P<home>{BASES}|{MODELS}/{_NAME})/(?:dvc\.(?P<kind>yaml|lock)|records/{_NAME}\.json)"
+    rf"dvc\.yaml|(?P<home>{BASES}|{MODELS}/{_NAME})/(?:dvc\.(?P<kind>yaml|lock)|records/{_NAME}\.(?:json|tsv))"
 )
 _DVC_NAMES = frozenset({"dvc.yaml", "dvc.lock"})
 _POINTER = ".dvc"

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_few_bits", "for_adapters", "held_in_few_bits"]
 
+# Some processors have bitsandbytes pack the weights anew in a pass without gradients, such as that of a reference; the
+# training after it would not know that packing, and weights narrower than a block cannot have it.
+_REPACKS = "support_avx512bf16_for_cpu"
 _HEADS = ["lm_head", "embed_out", "score"]  # the trainer multiplies by their weights itself
 
 
@@ -58,4 +61,7 @@ def for_adapters(model: Any) -> Any:  # noqa: ANN401 - transformers has no types
     """The model in evaluation mode, nothing of it trainable, norms and embeddings in float32."""
     from peft import prepare_model_for_kbit_training  # noqa: PLC0415
 
+    for module in model.modules():
+        if hasattr(module, _REPACKS):
+            setattr(module, _REPACKS, False)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False).eval()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from builder.stages.data_rows import evaluation_rows, training_rows
+from builder.stages.packing import join_texts
 from builder.stages.subject import open_subject
-from builder.stages.tokens import join_texts
 from builder.stages.trained import finish
 from builder.stages.training import check_length, make_job, start
 

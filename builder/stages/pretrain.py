@@ -10,7 +10,7 @@ from builder.environment import DEPENDS_ON
 from builder.stage import Outcome
 from builder.stages.data_rows import training_rows
 from builder.stages.go_on import go_on, held_texts
-from builder.stages.tokens import join_texts
+from builder.stages.packing import join_texts
 from builder.stages.training import figures, make_job, remarks, start
 from registry.components import Network, spell_layers
 from registry.errors import InvalidError

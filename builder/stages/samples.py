@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from builder.stages.answers import encode_answers, split_pairs
 from builder.stages.data_rows import evaluation_rows, training_rows
+from builder.stages.packing import join_texts
 from builder.stages.prompts import encode_prompts
 from builder.stages.supervised import encode_supervised
-from builder.stages.tokens import IGNORED, encode_pairs, has_marks, join_texts
+from builder.stages.tokens import IGNORED, encode_pairs, has_marks
 from builder.stages.training_tokenizer import open_training_tokenizer
 from builder.train_settings import SftTraining
 from registry.errors import NotFoundError

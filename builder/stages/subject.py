@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from builder.adapter_settings import FINISHED
 from builder.engines.ranks import whole
 from builder.stages.adapter_config import adapter_config
 from builder.stages.few_bits import check_few_bits
@@ -181,18 +182,31 @@ def _open_adapter(
             where=f"from: {source.name}",
             mend="leave `adapter:` and `targets:` out to go on training it, or fold it first and start from the fold",
         )
+    config = _config_of(source)
     from builder.stages.models import open_adapter  # noqa: PLC0415 - transformers reads what start() has set
 
     base_model = _model(base.path, device, _frozen_dtype(stage.train), scores=scores)
     model = open_adapter(base_model, source.path, trainable=True)
-    path = source.path / "adapter_config.json"
-    config = decode(path.read_bytes(), where=str(path))
-    if not isinstance(config, dict):
-        raise InvalidError("not a table", where=str(path), mend="use PEFT's adapter folder")
     tokenizer = open_training_tokenizer(base.path)
     return Subject(
         method="adapter", model=model, tokenizer=tokenizer, folder=base.path, new_adapter=None, config=config
     )
+
+
+def _config_of(source: Input) -> dict[str, JSON]:
+    """What an adapter says of itself, of a type that can go on training."""
+    path = source.path / "adapter_config.json"
+    config = decode(path.read_bytes(), where=str(path))
+    if not isinstance(config, dict):
+        raise InvalidError("not a table", where=str(path), mend="use PEFT's adapter folder")
+    found = str(config.get("peft_type")).lower()
+    if reason := FINISHED.get(found):
+        raise InvalidError(
+            f"an adapter of type {found} cannot go on training: {reason}",
+            where=f"from: {source.name}",
+            mend="train longer where it is made, or fold it first if it can be folded",
+        )
+    return config
 
 
 def _model(folder: Path, device: Device, dtype: str = "float32", *, scores: bool, base: Base = "stored") -> Any:  # noqa: ANN401 - transformers has no types

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from builder.stages.completions import encode_completions
-from builder.stages.tokens import encode_messages, encode_texts, pack
+from builder.stages.packing import pack
+from builder.stages.tokens import encode_messages, encode_texts
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:

@@ -1,13 +1,11 @@
-"""Rows of data as token ids with labels: chat templates rendered, assistant turns marked, long rows cut, rows packed.
+"""Rows of data as token ids with labels: chat templates rendered, assistant turns marked, long rows cut.
 
 One rendering for every stage: what is trained on is what is measured. No torch; a tokenizer is given.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from builder.stages.marked_templates import marked_copy
@@ -15,7 +13,7 @@ from builder.stages.templates import Chat, is_marked, render
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from builder.stages.templates import Rendered
 
@@ -30,10 +28,9 @@ __all__ = [
     "encode_pairs",
     "encode_texts",
     "has_marks",
-    "join_texts",
     "label_rows",
-    "pack",
     "place_of",
+    "plain_ids",
     "render_tokens",
     "require_template",
     "tokenize_answer",
@@ -277,7 +274,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where
     Raises:
         InvalidError: No row has a token to learn from.
     """
-    rows = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, texts)]
+    rows = [[*ids, tokenizer.eos_token_id] for ids in plain_ids(tokenizer, texts)]
     return label_rows(((ids, [1] * len(ids)) for ids in rows), max_length=max_length, where=where)
 
 
@@ -319,59 +316,6 @@ def encode_pairs(
             mend="raise max_length",
         )
     return EncodedPairs(pairs=tuple(pairs), truncated=truncated, silent=silent)
-
-
-def join_texts(tokenizer: Any, texts: Sequence[str], *, max_length: int, where: str) -> Encoded:  # noqa: ANN401
-    """Lay texts end to end, an end token after each, and cut the whole into sequences of one length.
-
-    The last, shorter piece is left out.
-
-    Raises:
-        InvalidError: All texts together are shorter than one sequence.
-    """
-    ended = [(*ids, tokenizer.eos_token_id) for ids in _plain(tokenizer, texts)]
-    stream = [token for ids in ended for token in ids]
-    ends = list(accumulate(map(len, ended)))  # text number n is the one that ends first after a token of it
-    pieces = [tuple(stream[start : start + max_length]) for start in range(0, len(stream), max_length)]
-    whole = [piece for piece in pieces if len(piece) == max_length]
-    if not whole:
-        raise InvalidError(
-            f"all texts together are {len(stream)} tokens, one sequence takes {max_length}",
-            where=where,
-            mend="lower train.max_length, or give more text",
-        )
-    examples = tuple(
-        Example(
-            input_ids=piece,
-            labels=piece,
-            lengths=(len(piece),),
-            rows=tuple(range(bisect_right(ends, start) + 1, bisect_right(ends, start + max_length - 1) + 2)),
-        )
-        for start, piece in zip(range(0, len(stream), max_length), whole, strict=False)
-    )
-    left = len(stream) - len(whole) * max_length
-    remarks = (f"the last {left} tokens of the texts make no whole sequence, and were left out",) if left else ()
-    return Encoded(examples=examples, truncated=0, silent=0, remarks=remarks)
-
-
-def pack(encoded: Encoded, *, max_length: int) -> Encoded:
-    """Put several rows into one sequence, best fit first, longest rows first.
-
-    Rows keep their order within a sequence; which rows lie together depends on the lengths only.
-    """
-    free: list[tuple[int, int]] = []  # room left, number of the bin
-    bins: list[list[Example]] = []
-    for example in sorted(encoded.examples, key=lambda one: -len(one.input_ids)):
-        size = len(example.input_ids)
-        at = bisect_left(free, (size, -1))
-        if at < len(free):
-            room, number = free.pop(at)
-        else:
-            room, number = max_length, len(bins)
-            bins.append([])
-        bins[number].append(example)
-        insort(free, (room - size, number))
-    return replace(encoded, examples=tuple(map(_joined, bins)))
 
 
 def _notes(truncated: int, silent: int, reason: str, called: str) -> tuple[str, ...]:
@@ -454,20 +398,8 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
 
 
-def _joined(examples: Sequence[Example]) -> Example:
-    return Example(
-        input_ids=_chain(examples, lambda one: one.input_ids),
-        labels=_chain(examples, lambda one: one.labels),
-        lengths=_chain(examples, lambda one: one.lengths),
-        rows=_chain(examples, lambda one: one.rows),
-    )
-
-
-def _chain(examples: Sequence[Example], part: Callable[[Example], tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(value for example in examples for value in part(example))
-
-
-def _plain(tokenizer: Any, texts: Sequence[str]) -> Sequence[Sequence[int]]:  # noqa: ANN401 - no types to be had
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> Sequence[Sequence[int]]:  # noqa: ANN401 - no types to be had
+    """Token ids of texts as they are, with the special tokens that the tokenizer puts around a text."""
     ids: Sequence[Sequence[int]] = tokenizer(list(texts))["input_ids"]
     return ids
 

@@ -237,7 +237,6 @@ def test_a_submodule_elsewhere_is_not_looked_at(forge: Forge) -> None:
         ("data/git~1/config", "a name that git keeps for itself"),
         ("data/GIT~2", "a name that git keeps for itself"),
         ("data/Talks.jsonl", "cannot stand beside data/talks.jsonl"),
-        ("data/talks.jsonl/x", "data/talks.jsonl is a folder"),
         ("models/Support/model.yaml", "expected a name"),
         ("models/-x/model.yaml", "expected a name"),
         ("models/bases/model.yaml", "reserved"),

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder.environment import COMPILED_LAYERS
 from builder.stages.dpo import dpo
 from builder.stages.sft import sft
 from tests.integration import training
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from builder.adapter_settings import LoraSettings
     from builder.manifest import DpoStage, SftStage
     from builder.stage import Outcome
 
@@ -26,10 +29,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, base: Path, data: Path, stage: SftStage | DpoStage, device: str) -> Outcome:
+def run(
+    folder: Path, base: Path, data: Path, stage: SftStage | DpoStage, device: str, *, compiled: str = "never"
+) -> Outcome:
     rows = data / ("messages.jsonl" if stage.kind == "sft" else "preference.jsonl")
     inputs = [training.model_input("from", base), training.data_input(rows)]
-    context = training.context(stage, inputs, folder, device=device)
+    context = training.context(stage, inputs, folder, device=device, compile=compiled)
     return sft(context) if stage.kind == "sft" else dpo(context)
 
 
@@ -37,7 +42,13 @@ def run(folder: Path, base: Path, data: Path, stage: SftStage | DpoStage, device
 @pytest.mark.parametrize("stage", [training.sft_stage, training.dpo_stage])
 @pytest.mark.parametrize("adapter", [training.lora(), None])
 def test_two_runs_give_the_same_bytes(
-    stage: type[SftStage], adapter: object, precision: str, *, tiny_llama: Path, data: Path, tmp_path: Path
+    stage: Callable[..., SftStage],
+    adapter: LoraSettings | None,
+    precision: str,
+    *,
+    tiny_llama: Path,
+    data: Path,
+    tmp_path: Path,
 ) -> None:
     settings = stage(adapter, precision=precision, steps=6)
     outcomes = [run(tmp_path / name, tiny_llama, data, settings, "cuda") for name in ("one", "two")]
@@ -47,10 +58,35 @@ def test_two_runs_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("stage", [training.sft_stage, training.dpo_stage])
-def test_the_loss_is_that_of_the_cpu(stage: type[SftStage], tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+def test_the_loss_is_that_of_the_cpu(
+    stage: Callable[..., SftStage], tiny_llama: Path, data: Path, tmp_path: Path
+) -> None:
     settings = stage(training.lora(dropout=0.0), learning_rate=1e-3)
     losses = [
         run(tmp_path / device, tiny_llama, data, settings, device).metrics["train_loss"]["value"]
         for device in ("cuda", "cpu")  # a stage on the CPU hides the GPU from its process
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [training.sft_stage, training.dpo_stage])
+@pytest.mark.parametrize("adapter", [training.lora(dropout=0.0), None])
+def test_compiled_layers_give_the_same_bytes_twice_and_the_same_loss(
+    stage: Callable[..., SftStage], adapter: LoraSettings | None, tiny_llama: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = stage(adapter, precision="mixed-bfloat16", steps=6, learning_rate=1e-3)
+    outcomes = {
+        name: run(tmp_path / name, tiny_llama, data, settings, "cuda", compiled=compiled)
+        for name, compiled in (("one", "always"), ("two", "always"), ("plain", "never"))
+    }
+    assert training.sums(tmp_path / "one" / "out") == training.sums(tmp_path / "two" / "out")
+    assert COMPILED_LAYERS in outcomes["one"].depends_on
+    losses = [outcomes[name].metrics["train_loss"]["value"] for name in ("one", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_packed_rows_give_the_same_bytes_twice(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+    settings = training.sft_stage(training.lora(), precision="mixed-bfloat16", steps=6, packing=True)
+    for name in ("one", "two"):
+        run(tmp_path / name, tiny_llama, data, settings, "cuda")
+    assert training.sums(tmp_path / "one" / "out") == training.sums(tmp_path / "two" / "out")

@@ -6,9 +6,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from registry.errors import MachineError
 from tests.integration import training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.stage import Context, Outcome
 
 __all__ = ["PAUSED", "main"]
 
@@ -28,7 +34,7 @@ def main(base: Path, data: Path, folder: Path, kinds: list[str]) -> None:
     from builder.stages.dpo import dpo  # noqa: PLC0415 - the child's own import
     from builder.stages.sft import sft  # noqa: PLC0415
 
-    functions = {"sft": sft, "dpo": dpo}
+    functions: dict[str, Callable[[Context[Any]], Outcome]] = {"sft": sft, "dpo": dpo}
     for kind in kinds:
         doomed = training.resumable(kind, base, data, folder / kind)
         try:

@@ -119,6 +119,7 @@ def test_settings_of_the_losses_reach_the_trainer(tiny_llama: Path, data: Path, 
     )
 
 
+@pytest.mark.slow
 def test_rows_that_are_sorted_are_told(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     outcome = first(tmp_path, tiny_llama, data, {"aot": 1.0, "sft": 1.0})
     assert "aot compared 4 rows at a time" in outcome.notes

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from builder.stages.packing import join_texts
 from builder.stages.pretrain import pretrain
 from builder.stages.sft import sft
-from builder.stages.tokens import encode_messages, join_texts
+from builder.stages.tokens import encode_messages
 from builder.train_settings import PretrainTraining
 from builder.train_stages import PretrainStage
 from registry.errors import InvalidError
@@ -104,6 +105,7 @@ def test_texts_are_laid_end_to_end(tiny_llama: Path, data: Path, tmp_path: Path)
     assert value(outcome, "tokens") == 32 * len(pieces)
 
 
+@pytest.mark.slow
 def test_the_loss_is_measured_on_texts_that_are_held_out(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.jsonl"
     held.write_text('{"text": "the wheel turns and the miller grinds corn by the river all day and all night"}\n' * 4)
@@ -125,6 +127,7 @@ def test_it_resumes_to_the_same_bytes(tiny_llama: Path, data: Path, tmp_path: Pa
     assert training.sums(tmp_path / "again" / "out") == training.sums(tmp_path / "whole" / "out")
 
 
+@pytest.mark.slow
 def test_a_sequence_longer_than_the_model_reads(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         run(tmp_path, tiny_llama, data, stage_of(max_length=256))

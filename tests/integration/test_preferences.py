@@ -173,7 +173,9 @@ def expected(kind: str, rows: list[tuple[Nats, Nats]], loss: str) -> float:
     return likelihood + sum(softplus(-0.1 * (worse.answer - better.answer)) for better, worse in rows) / len(rows)
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("orpo", ""), ("cpo", "sigmoid"), ("cpo", "simpo")])
+@pytest.mark.parametrize(
+    ("kind", "loss"), [("orpo", ""), pytest.param("cpo", "sigmoid", marks=pytest.mark.slow), ("cpo", "simpo")]
+)
 def test_the_loss_is_that_of_the_paper(kind: str, loss: str, tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     own: dict[str, Any] = {"loss": loss} if loss else {}
     stage = kinds.stage_of(kind, steps=1, batch=24, **own)
@@ -198,6 +200,7 @@ def test_kto_learns_and_its_reference_does_not_move(tiny_llama: Path, data: Path
     assert value(outcome, "train_reward_margin") > 0.1
 
 
+@pytest.mark.slow
 def test_preferences_are_two_answers_each(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     stage = kinds.stage_of("kto", training.lora("attention.query"), steps=2)
     kinds.run(kinds.context_of(stage, tiny_llama, data, tmp_path / "unpaired"))
@@ -297,6 +300,7 @@ def test_a_score_needs_a_padding_token(scorer: Path, data: Path, tmp_path: Path)
     assert caught.value.what == "config.json names no padding token, so where a text ends cannot be told"
 
 
+@pytest.mark.slow
 def test_pairs_that_do_not_fit_are_left_out_whole(scorer: Path, tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     lengths = [max(better.whole_tokens, worse.whole_tokens) + 1 for better, worse in answer_nats(tiny_llama, data)]
     longest = sum(length == max(lengths) for length in lengths)
@@ -335,6 +339,7 @@ def test_what_writes_has_no_score_to_measure(tiny_llama: Path, data: Path, tmp_p
     assert caught.value.what == "the model has no head that gives one number"
 
 
+@pytest.mark.slow
 def test_the_adapter_of_a_score_folds(scorer: Path, tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     """What the fold gives scores as the model with its adapter does, the head among it."""
     stage = kinds.stage_of("reward", training.lora("attention.query", dropout=0.0), steps=2)

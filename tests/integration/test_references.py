@@ -114,8 +114,11 @@ def check(trainer: Any, base: Path, data: Path, meant: Any) -> None:  # noqa: AN
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
 @pytest.mark.parametrize(
     ("new", "targets"),
-    [(training.lora(dropout=0.0), None), (None, None), (None, "attention")],
-    ids=["adapter", "model", "components"],
+    [
+        pytest.param(training.lora(dropout=0.0), None, id="adapter"),
+        pytest.param(None, None, id="model", marks=pytest.mark.slow),  # as components, but that all are trained
+        pytest.param(None, "attention", id="components"),
+    ],
 )
 def test_a_model_is_its_own_reference(
     *,

@@ -51,7 +51,6 @@ def test_a_hostile_request_gets_its_honest_wish_and_no_more(built: Team, tmp_pat
         "dvc.yaml": EVIL,
         "data/dvc.yaml": EVIL,
         "models/support/dvc.yaml": EVIL,
-        "models/support/records/tone.json": "{}",
         ".dvc/config": f"[core]\n    remote = evil\n['remote \"evil\"']\n    url = {tmp_path / 'evil'}\n",
         ".gitattributes": "* filter=evil\n",
         "params.yaml": (author.root / "params.yaml").read_text().replace("fold: 1", "fold: 7"),

@@ -201,8 +201,8 @@ def test_a_halved_training_goes_on_from_its_checkpoint_and_keeps_its_split(
 
 def test_the_reference_pass_of_dpo_is_halved_too(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     inputs = [training.model_input("from", tiny_llama), training.data_input(data / "preference.jsonl")]
-    context = training.context(training.dpo_stage(training.lora(), steps=1), inputs, tmp_path)
-    with starved(4):  # a row is two sequences
+    context = training.context(training.dpo_stage(training.lora(), steps=6), inputs, tmp_path)
+    with starved(16):  # a row is two sequences, and the pass takes four times the rows of a micro-batch
         assert call("dpo", context, where="support:pref").micro_batch == 2
 
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from builder.adapter_rules import adapter_clashes
+from builder.adapter_rules import adapter_clashes, origin_clashes
 from builder.adapter_settings import ADAPTERS
 from builder.manifest import Manifest
 from builder.shapes import Reading
 from builder.tables import read
 from builder.train_stages import DpoStage, SftStage
+from builder.weight_stages import FoldStage
+from builder.weighting import ONE
 
 
 def stage(table: type, adapter: dict[str, Any], **train: object) -> Any:  # noqa: ANN401 - one of the stages' tables
@@ -129,3 +132,33 @@ def test_faults_of_the_table(adapter: dict[str, Any], path: str, problem: str, m
 def test_a_rank_by_component_is_read() -> None:
     read_stage = stage(SftStage, {"rank": [{"value": 8}, {"on": "mlp", "value": [16, 32]}]})
     assert read_stage.adapter.rank.to_json() == [{"value": 8.0}, {"on": ["mlp"], "value": [16.0, 32.0]}]
+
+
+def test_what_other_stages_train_cannot_always_go_on_or_be_folded() -> None:
+    stages = {
+        "prompt": stage(SftStage, {"type": "prompt_tuning"}),
+        "pruned": stage(SftStage, {"type": "adalora"}),
+        "plain": stage(SftStage, {}),
+        "fold": FoldStage(from_="base", adapters={"prompt": ONE, "pruned": ONE, "plain": ONE}),
+    }
+    more = {name: replace(stages["plain"], from_=name, adapter=None) for name in ("prompt", "pruned", "plain")}
+    more["base"] = replace(more["plain"], from_="base")
+    found = {name: [str(one.problem) for one in origin_clashes(one, stages)] for name, one in more.items()}
+    assert found == {
+        "prompt": [
+            "'prompt' is of type prompt_tuning, which cannot go on training: PEFT opens learnt prompts for reading only"
+        ],
+        "pruned": [
+            (
+                "'pruned' is of type adalora, which cannot go on training: "
+                "the ranks that it dropped are gone, and it would drop more"
+            )
+        ],
+        "plain": [],
+        "base": [],
+    }
+    (clash,) = origin_clashes(stages["fold"], stages)
+    assert clash.path == ("adapters", "prompt")
+    assert clash.problem == (
+        "'prompt' is of type prompt_tuning, which cannot be folded: it is a learnt prompt, so no weight holds it"
+    )

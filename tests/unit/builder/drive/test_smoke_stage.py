@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,8 @@ data: {rows: {path: rows.jsonl, format: text}}
 stages:
   grown: {kind: pretrain, data: rows, network: {layers: 1, hidden_size: 64, heads: 4}, train: {epochs: 3, batch: 64}}
   tuned: {kind: sft, from: grown, data: rows, train: {steps: 1, loss_on: all}}
+  pruned:
+    {kind: sft, from: grown, data: rows, adapter: {type: adalora, tinit: 50, tfinal: 9}, train: {loss_on: all}}
   cast: {kind: cast, from: tuned, dtype: bfloat16}
   read: {kind: evaluate, from: cast, metrics: {loss: rows}}
   brief: {kind: evaluate, from: cast, metrics: {loss: rows}, limit: 2}
@@ -46,6 +48,12 @@ def test_a_training_is_cut_to_a_few_steps_of_the_batch_that_it_has(graph: dict[s
 def test_one_that_is_shorter_stays_so(graph: dict[str, Node]) -> None:
     assert shortened(graph["tuned"]).settings.train.steps == 1  # type: ignore[union-attr]
     assert shortened(graph["brief"]).settings.limit == 2  # type: ignore[union-attr]
+
+
+def test_ranks_are_dropped_within_those_steps(graph: dict[str, Node]) -> None:
+    settings: Any = shortened(graph["pruned"]).settings
+    assert (settings.train.steps, settings.adapter.tinit, settings.adapter.tfinal) == (2, 0, 0)
+    assert settings.adapter.init_rank == 12
 
 
 def test_an_evaluation_is_cut_to_a_few_rows(graph: dict[str, Node]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.stages.packing import join_texts, pack
 from builder.stages.tokens import (
     IGNORED,
     Encoded,
@@ -15,8 +16,6 @@ from builder.stages.tokens import (
     encode_messages,
     encode_pairs,
     encode_texts,
-    join_texts,
-    pack,
 )
 from registry.errors import InvalidError
 
