@@ -30,7 +30,7 @@ from registry.git_output import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Change", "Commit", "Repository", "Tag", "find_root", "last_line", "run_git", "without_secrets"]
+__all__ = ["Change", "Commit", "Repository", "Tag", "find_root", "last_line", "run_git", "start_git", "without_secrets"]
 
 _TIMEOUT_S = 120.0
 _BLOCK_BYTES = 1 << 20
@@ -201,7 +201,7 @@ class Repository:
         with tempfile.TemporaryFile() as questions:
             questions.write(lines)
             questions.seek(0)
-            with _start_git([*self._place, "cat-file", "--batch"], questions, self.root) as process:
+            with start_git([*self._place, "cat-file", "--batch"], questions, self.root) as process:
                 try:
                     yield from self._answers(process, len(asked), kind)
                 finally:
@@ -396,8 +396,12 @@ def run_git(
         ) from error
 
 
-def _start_git(arguments: Sequence[str], questions: IO[bytes], root: Path) -> subprocess.Popen[bytes]:
-    """Start git, reading from a file, its answers to be read from a pipe."""
+def start_git(arguments: Sequence[str], questions: IO[bytes], root: Path) -> subprocess.Popen[bytes]:
+    """Start git, reading from a file, its answers to be read from a pipe.
+
+    Raises:
+        MachineError: git is missing.
+    """
     try:
         return subprocess.Popen(
             ["git", *_SAFELY, *arguments],

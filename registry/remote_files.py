@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,16 +37,18 @@ class RemoteFiles:
         """A file; ``None`` where there is none.
 
         Raises:
-            InvalidError: It is longer than it may be.
+            InvalidError: It is longer than it may be, or in a remote that is a folder no plain file.
             DeniedError: The remote does not let us read.
             TransportError: The remote does not answer as it should.
         """
         database, place = self._place(path)
         try:
-            with narrowed(path, self.name), database.fs.open(place, "rb") as stream:
-                data = stream.read(limit_bytes + 1)
+            with narrowed(path, self.name):
+                data = _read(database, place, limit_bytes + 1)
         except NotFoundError:
             return None
+        if data is None:
+            raise InvalidError(f"{path} is no plain file", where=self.name, mend="find out who put it there, remove it")
         if len(data) > limit_bytes:
             raise InvalidError(
                 f"{path} has more than {limit_bytes} bytes", where=self.name, mend="find out who wrote it"
@@ -120,3 +124,18 @@ class RemoteFiles:
                 mend="descriptors need a remote as DVC 3 lays it out",
             )
         return database, database.fs.join(database.path.rstrip("/").removesuffix(_OBJECTS), *path.split("/"))
+
+
+def _read(database: Database, place: str, limit_bytes: int) -> bytes | None:
+    """The beginning of a file; ``None`` where a folder has something else there, for a pipe would never end."""
+    if database.fs.protocol != "local":
+        with database.fs.open(place, "rb") as stream:
+            return stream.read(limit_bytes)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(limit_bytes)
+    finally:
+        os.close(descriptor)

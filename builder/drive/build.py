@@ -14,7 +14,7 @@ from builder.drive.copies import with_copies
 from builder.drive.drive import drive
 from builder.drive.environment import BUILD_TOKEN
 from builder.drive.errand import errand_of
-from builder.drive.noting import signing_key
+from builder.drive.noting import can_sign
 from builder.drive.pushes import Pushes
 from builder.drive.resume import resumable
 from builder.drive.slots import open_slots
@@ -142,7 +142,8 @@ def build(
         pushes = _pushes(errand, runner, token, kept, say=view.note) if _sends(wish, runner) else None
         own = {**os.environ, BUILD_TOKEN: f"{token}/recall"}
         notes = resumable(errand, own, view.note) if tasks else None
-        work = ThroughDvc(root, graph, stages, runner, token, notes=notes)
+        asked = errand if errand.kind == "requests" else None
+        work = ThroughDvc(root, graph, stages, runner, token, notes=notes, quarantine=asked)
         view.note(f"{counted(len(tasks), 'task')}, {slots}")
         report = drive(
             tasks,
@@ -154,7 +155,7 @@ def build(
             lost=lambda address: end_marked(f"{token}/{address}", grace_s=runner.grace_s, say=view.note),
             pushes=pushes,
         )
-        return with_copies(root, addresses, report, say=view.note)
+        return with_copies(errand, addresses, report, say=view.note)
 
 
 def _check_room(root: Path) -> None:
@@ -180,8 +181,8 @@ def _pushes(
         Error: The remote cannot be reached, or the key not be used, by class.
     """
     if errand.kind == "requests" and not errand.remote:
-        errand = replace(errand, remote=quarantine_of(errand.root))
-    errand = replace(errand, key=signing_key(errand, read_runner(errand.home).progress_key, say))
+        errand = replace(errand, remote=quarantine_of(errand.home))
+    errand = replace(errand, signs=can_sign(errand, say))
     own = {**os.environ, BUILD_TOKEN: f"{token}/push"}
     where = errand.remote or "the default remote"
     ask("builder.drive.push", errand.to_text(), "0", folder=errand.root, environment=own, where=where)

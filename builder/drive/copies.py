@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import stat
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from builder.copies import copy_problem, record_md5
@@ -10,15 +13,17 @@ from builder.drive.dvc import addressing
 from builder.drive.outcome import Outcome
 from builder.drive.tasks import records_address
 from builder.places import beside_of, copy_of
-from builder.plan.evidence import TreeTexts, locked_name
-from builder.request.assembled import Assembled
+from builder.plan.evidence import locked_name
+from builder.records import curve_table
+from builder.request.inside import read_inside
 from builder.request.machine import QUARANTINE, remote_names
 from builder.work import write_file
 from registry.canonical import MAX_BYTES
-from registry.errors import DigestMismatchError, Error, NotFoundError
+from registry.errors import DigestMismatchError, Error, InvalidError, MachineError, NotFoundError
 from registry.history import Repository
 from registry.lock import Lock, content_md5
-from registry.record import lock_file
+from registry.plain_file import read_plain
+from registry.record import Record, curve_file, lock_file
 from registry.remote import DvcCache, DvcRemote
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.address import Address
+    from builder.drive.errand import Errand
     from builder.drive.outcome import Report
     from registry.remote import Source
 
@@ -33,81 +39,139 @@ __all__ = ["put_back", "with_copies"]
 
 _BLOCK_BYTES = 1 << 20
 _MOST_COMMITS = 1000
+_REMOVE = "remove it, then build again"
+_CURVE = b'"curve"'
 
 
-def with_copies(root: Path, addresses: Iterable[Address], report: Report, *, say: Callable[[str], None]) -> Report:
+def with_copies(errand: Errand, addresses: Iterable[Address], report: Report, *, say: Callable[[str], None]) -> Report:
     """A build's report, once git's copies are those of the locks; of a build that was stopped, as it is.
 
+    What goes wrong here is an outcome beside the others, and loses none of them.
+
     Args:
-        root: Root of the repository.
+        errand: What is built, as it was known before the first stage ran.
         addresses: The stages that were asked for.
         report: What became of them.
         say: Tells the person at the terminal.
-
-    Raises:
-        InvalidError: A lock cannot be read.
     """
     if report.stopped_by:
         return report
     known = {one.address for one in report.outcomes}
-    found = put_back(root, addresses, say=say)
+    found = put_back(errand, addresses, say=say)
     more = [one for one in found if not one.is_good or one.address not in known]
     return replace(report, outcomes=(*report.outcomes, *more)) if more else report
 
 
-def put_back(root: Path, addresses: Iterable[Address], *, say: Callable[[str], None]) -> tuple[Outcome, ...]:
-    """Write every copy that is not the record of its lock anew.
+def put_back(errand: Errand, addresses: Iterable[Address], *, say: Callable[[str], None]) -> tuple[Outcome, ...]:
+    """Write every copy that is not the record of its lock anew, and every curve that is not the record's.
 
     The record lies beside its artifact, in the history of git, in DVC's cache or on a remote. Only the last is slow.
 
     Args:
-        root: Root of the repository.
+        errand: What is built, as it was known before the first stage ran.
         addresses: The stages.
         say: Tells the person at the terminal.
 
     Returns:
         What became of the copies, one outcome for each pipeline of which some were wrong.
-
-    Raises:
-        InvalidError: A lock cannot be read.
     """
-    texts, remotes = TreeTexts(root), _remotes(root)
     locks: dict[str, Lock] = {}
     found: dict[Address, Outcome] = {}
     for address in addresses:
-        if address.variant not in locks:
-            path = str(lock_file(address.variant))
-            locks[address.variant] = Lock.parse(texts.read(path) or b"", where=path)
-        wanted = record_md5(locks[address.variant].stages.get(locked_name(address)), address)
-        if not wanted or not copy_problem(address, texts.read(copy_of(address)), wanted):
-            continue
         records = records_address(address)
         try:
-            data, place = _find(root, address, wanted, remotes)
-            path_here = root / copy_of(address)
-            path_here.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path_here, data)
-        except Error as error:
+            if _is_put_back(errand, address, locks, say):
+                found.setdefault(records, Outcome(address=records, became="restored"))
+        except (Error, OSError) as raised:
+            error = raised if isinstance(raised, Error) else _unwritten(address, raised)
             reason = f"{error.what} ({error.mend})"
             found[records] = Outcome(address=records, became="failed", exit_code=error.exit_code, reason=reason)
-            continue
-        say(f"{copy_of(address)} is put back, from {place}")
-        found.setdefault(records, Outcome(address=records, became="restored"))
     return tuple(found.values())
 
 
-def _find(root: Path, address: Address, wanted: str, remotes: Iterable[Source]) -> tuple[bytes, str]:
+def _is_put_back(errand: Errand, address: Address, locks: dict[str, Lock], say: Callable[[str], None]) -> bool:
+    """Whether anything was wrong with the copy of a stage, or with its curve; it is right now.
+
+    Raises:
+        Error: It cannot be put back.
+        OSError: A file cannot be read or written.
+    """
+    if address.variant not in locks:
+        path = str(lock_file(address.variant))
+        locks[address.variant] = Lock.parse(read_inside(errand.root, path) or b"", where=path)
+    wanted = record_md5(locks[address.variant].stages.get(locked_name(address)), address)
+    if not wanted:
+        return False
+    copy = copy_of(address)
+    data = _copy(errand.root, copy)
+    wrong = data is None or bool(copy_problem(address, data, wanted))
+    if data is None or wrong:
+        data, place = _find(errand, address, wanted)
+        _write(errand.root, copy, data)
+        say(f"{copy} is put back, from {place}")
+    path, curve = str(curve_file(address.variant, address.stage)), b""
+    there = _copy(errand.root, path)
+    if there is not None or _CURVE in data:  # few have one, and reading a record takes its time
+        curve = curve_table(Record.from_bytes(data, where=copy))
+    if (there or b"") == curve:
+        return wrong
+    if curve:
+        _write(errand.root, path, curve)
+    else:
+        (errand.root / path).unlink()
+    say(f"{path} is put right, by {copy}")
+    return True
+
+
+def _copy(root: Path, path: str) -> bytes | None:
+    """A copy as it is; one that is a link, a pipe or too large is none of ours, and empty."""
+    try:
+        return read_inside(root, path)
+    except InvalidError:
+        return b""
+
+
+def _write(root: Path, path: str, data: bytes) -> None:
+    """Write a file inside, whatever stands in its place; through no link.
+
+    Raises:
+        InvalidError: One of its folders is something else, or it is a folder itself.
+        OSError: It cannot be written.
+    """
+    place = root
+    for part in PurePosixPath(path).parent.parts:
+        place /= part
+        with suppress(FileExistsError):
+            place.mkdir()
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise InvalidError(f"{place.relative_to(root)} is no folder", where=path, mend=_REMOVE)
+    if (root / path).is_dir() and not (root / path).is_symlink():
+        raise InvalidError(f"{path} is a folder", where=path, mend=_REMOVE)
+    # Where it is written first, a stage could have left a pipe.
+    (root / path).with_name(f".{PurePosixPath(path).name}.new").unlink(missing_ok=True)
+    write_file(root / path, data)
+
+
+def _unwritten(address: Address, error: OSError) -> MachineError:
+    return MachineError(
+        f"{copy_of(address)} cannot be put back: {error.strerror or error}",
+        where=copy_of(address),
+        mend="check the disk and who may write there, then build again",
+    )
+
+
+def _find(errand: Errand, address: Address, wanted: str) -> tuple[bytes, str]:
     """The record's bytes, and where they were.
 
     Raises:
         NotFoundError: They are nowhere.
         Error: Where they should be does not answer, or has others.
     """
-    for place, data in _here(root, address):
+    for place, data in _here(errand, address):
         if content_md5(data) == wanted:
             return data, place
     failure: Error | None = None
-    for source in remotes:
+    for source in _remotes(errand):
         try:
             return _read(source, wanted), source.name
         except NotFoundError:
@@ -124,14 +188,16 @@ def _find(root: Path, address: Address, wanted: str, remotes: Iterable[Source]) 
     )
 
 
-def _here(root: Path, address: Address) -> Iterator[tuple[str, bytes]]:
-    """Candidates that cost next to nothing; in a request's tree stages may have written, so no git is run there."""
-    beside = TreeTexts(root).read(beside_of(address))
-    if beside is not None:
-        yield "beside its artifact", beside
-    if Assembled.read(root) is not None:
+def _here(errand: Errand, address: Address) -> Iterator[tuple[str, bytes]]:
+    """Candidates that cost next to nothing; in a request's tree stages may have written, so no git is run there.
+
+    That it is one is what the build knew before them: what the tree says of itself now, they may have written too.
+    """
+    with suppress(OSError, InvalidError):  # DVC may have made a link of it
+        yield "beside its artifact", read_plain(errand.root / beside_of(address))
+    if errand.kind == "requests":
         return
-    repository, path = Repository(root), copy_of(address)
+    repository, path = Repository(errand.root), copy_of(address)
     limit = f"--max-count={_MOST_COMMITS}"
     # Without --full-history a merge that took the other side hides the commits of this one.
     done = repository.ask("log", "--full-history", limit, "--format=%H", "HEAD", "--all", "--", f":(top,literal){path}")
@@ -141,10 +207,10 @@ def _here(root: Path, address: Address) -> Iterator[tuple[str, bytes]]:
             yield "git's history", data
 
 
-def _remotes(root: Path) -> tuple[Source, ...]:
+def _remotes(errand: Errand) -> tuple[Source, ...]:
     """DVC's cache, its default remote, and the quarantine where there is one."""
-    further = (DvcRemote(root, QUARANTINE),) if QUARANTINE in remote_names(root) else ()
-    return (DvcCache(root), DvcRemote(root), *further)
+    further = (DvcRemote(errand.home, QUARANTINE),) if QUARANTINE in remote_names(errand.home) else ()
+    return (DvcCache(errand.root), DvcRemote(errand.home), *further)
 
 
 def _read(source: Source, oid: str) -> bytes:

@@ -13,11 +13,12 @@ import os
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from registry.errors import MachineError
+from registry.errors import InvalidError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,17 +49,29 @@ def lock_folder() -> Path:
     return folder
 
 
-def ask_driver(*fields: str) -> tuple[tuple[str, ...], ...]:
+def ask_driver(*fields: str, must_answer: bool = False) -> tuple[tuple[str, ...], ...]:
     """What the driver's own tool says of each GPU, so that nothing of torch is loaded; nothing where it is not there.
 
     Args:
         *fields: Names of ``nvidia-smi``, such as ``index``.
+        must_answer: Whether one that is there and fails is an error; else it says nothing.
+
+    Raises:
+        MachineError: It fails, and must not.
     """
     command = ("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     own = {**os.environ, "LC_ALL": "C"}
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_DRIVER_S, env=own)
-    except (OSError, subprocess.SubprocessError):
+    except FileNotFoundError:
+        return ()
+    except (OSError, subprocess.SubprocessError) as error:
+        if must_answer:
+            raise MachineError(
+                f"the driver does not say which GPU is which: {error}",
+                where="nvidia-smi",
+                mend="see what `nvidia-smi` says; to compute without a GPU, set `device: cpu` in .varietal/runner.yaml",
+            ) from error
         return ()
     rows = (tuple(word.strip() for word in line.split(",")) for line in said.stdout.splitlines())
     return tuple(row for row in rows if len(row) == len(fields) and row[0].isdecimal())
@@ -77,7 +90,8 @@ class Devices:
             say: Tells the person at the terminal.
 
         Raises:
-            MachineError: There is no place for the lock files.
+            InvalidError: One GPU is named twice.
+            MachineError: There is no place for the lock files, or the driver does not say which GPU is which.
         """
         self.names = tuple(names)
         self._each = each
@@ -91,7 +105,8 @@ class Devices:
     def take(self, *, beside: Collection[str] = ()) -> tuple[str, int] | None:
         """A device for one more job, and the open lock that whoever uses it has to have; ``None`` where none is free.
 
-        The one that fewest jobs of this build are on; of these, the first. That all are in use is told once.
+        The one that fewest jobs of this build are on; of these, the first. That all are in use is told once, until
+        :meth:`served` is called.
 
         Args:
             beside: Devices that the job has already.
@@ -103,12 +118,15 @@ class Devices:
         for name in sorted(others, key=lambda one: self._uses[one]):
             if self._uses[name] < self._each and self._lock(name):
                 self._uses[name] += 1
-                self._told = False
                 return name, self._held[name]
         if not self._told and len(self._held) < len(self.names):
             self._told = True
             self._say(f"waiting for a GPU: {self._users()}")
         return None
+
+    def served(self) -> None:
+        """Note that a job has all the devices that it takes: the next one that has to wait is told of again."""
+        self._told = False
 
     def give_back(self, name: str) -> None:
         """A job on a device has ended, and what it started, too."""
@@ -120,23 +138,31 @@ class Devices:
         """Whether this build has a device, now at the latest."""
         if name in self._held:
             return True
-        path = self._files[name]
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = os.path.samestat(os.fstat(descriptor), path.stat())  # else somebody has removed the file
-                if mine:
-                    _write(descriptor, {"pid": os.getpid(), "root": str(self._root)})
-                    self._held[name] = descriptor
-            finally:
-                if name not in self._held:
-                    os.close(descriptor)
-        except (BlockingIOError, FileNotFoundError):
+            if not self._files[name].parent.exists():  # whoever cleans up took it
+                lock_folder()
+            return self._try(name)
+        except FileNotFoundError:  # it, or the file, went at this very moment: the next try makes it anew
             return False
         except OSError as error:
-            raise _unusable(path, error.strerror or str(error)) from error
-        return mine
+            raise _unusable(self._files[name], error.strerror or str(error)) from error
+
+    def _try(self, name: str) -> bool:
+        path = self._files[name]
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(descriptor), path.stat()):  # somebody has removed the file
+                return False
+            self._held[name] = descriptor
+            with suppress(OSError):  # on a full disk the lock holds all the same, and nobody is told whose it is
+                _write(descriptor, {"pid": os.getpid(), "root": str(self._root)})
+        except BlockingIOError:
+            return False
+        finally:
+            if name not in self._held:
+                os.close(descriptor)
+        return True
 
     def _users(self) -> str:
         """Who has the devices that this build has not."""
@@ -146,9 +172,25 @@ class Devices:
 
 
 def _files(names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """The lock file of each device, by what the driver calls it whatever number it has, where that is known."""
-    ids = {index: one for index, one in ask_driver("index", "uuid")}  # noqa: C416 - dict() takes no rows of any width
-    return {name: folder / f"gpu-{quote(_known(name, ids), safe='')}.lock" for name in names}
+    """The lock file of each device, by what the driver calls it whatever number it has, where that is known.
+
+    Raises:
+        InvalidError: Two names are of one GPU: what needs two would wait for ever.
+        MachineError: The driver does not answer. Without its ids two builds could have one GPU by two names.
+    """
+    rows = ask_driver("index", "uuid", must_answer=True)
+    ids = {index: one for index, one in rows}  # noqa: C416 - dict() takes no rows of any width
+    found: dict[Path, str] = {}
+    for name in names:
+        path = folder / f"gpu-{quote(_known(name, ids), safe='')}.lock"
+        if path in found:
+            raise InvalidError(
+                f"one GPU is named twice, as {found[path]} and as {name}",
+                where="`devices` of .varietal/runner.yaml, or CUDA_VISIBLE_DEVICES",
+                mend="name each GPU once",
+            )
+        found[path] = name
+    return {name: path for path, name in found.items()}
 
 
 def _known(name: str, ids: Mapping[str, str]) -> str:

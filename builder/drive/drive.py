@@ -97,7 +97,7 @@ def drive(
         What became of everything; nothing of it runs any more.
     """
     loop = _Loop(
-        schedule=Schedule(tasks, slots=len(slots), hold=slots.hold, let_go=slots.let_go),
+        tasks=tasks,
         slots=slots,
         work=work,
         view=view,
@@ -119,7 +119,7 @@ class _Loop:
     def __init__(
         self,
         *,
-        schedule: Schedule,
+        tasks: Iterable[Task],
         slots: Slots,
         work: Work,
         view: Lines | Screen,
@@ -128,7 +128,7 @@ class _Loop:
         lost: Callable[[Address], None],
         pushes: Pushes | None,
     ) -> None:
-        self._schedule = schedule
+        self._schedule = Schedule(tasks, slots=len(slots), hold=self._hold, let_go=slots.let_go)
         self._slots = slots
         self._work = work
         self._view = view
@@ -138,6 +138,7 @@ class _Loop:
         self._pushes = pushes
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._attempts: dict[Address, _Attempt] = {}
+        self._refused: dict[Address, Error] = {}
         self._outcomes: list[Outcome] = []
         self._stopped_by = 0
         self._killing = False
@@ -198,10 +199,20 @@ class _Loop:
             attempt.slot = self._slots[number]
             attempt.tries += 1
             try:
+                if task.address in self._refused:
+                    raise self._refused.pop(task.address)
                 attempt.steps = list(self._work.steps(task, attempt.slot, attempt.last))
                 self._begin(attempt)
             except (Error, OSError) as error:
                 self._failed(attempt, getattr(error, "exit_code", 8), getattr(error, "what", str(error)))
+
+    def _hold(self, address: Address, number: int) -> bool:
+        """Give a slot what a task needs; an error is noted, so that the task gets its turn and fails alone."""
+        try:
+            return self._slots.hold(address, number)
+        except Error as error:
+            self._refused[address] = error
+            return True
 
     def _begin(self, attempt: _Attempt) -> None:
         """Start the first of the steps that are left."""

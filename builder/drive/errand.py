@@ -34,12 +34,13 @@ class Errand:
 
     Attributes:
         root: Root of the tree that is built.
-        home: Root of the runner's repository, whose git is asked; that of a request's tree never is.
+        home: Root of the runner's repository, whose git is asked, whose remotes are reached, and whose settings say
+            which key signs; those of a request's tree never do.
         remote: Name of the DVC remote; empty for the default one.
         kind: Whether a request is built.
         commits: Whose notes count: the commit that is built, then those before it; none where no notes are known.
         base: Commit that the tree was at when the build began: what it records needs no note.
-        key: Key that signs notes; empty for none.
+        signs: Whether notes are signed; where the key lies is for nobody's list of processes.
     """
 
     root: Path
@@ -48,7 +49,7 @@ class Errand:
     kind: BuildKind = "branches"
     commits: tuple[str, ...] = ()
     base: str = ""
-    key: str = ""
+    signs: bool = False
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
@@ -64,7 +65,7 @@ class Errand:
             "kind": self.kind,
             "commits": [*self.commits],
             "base": self.base,
-            "key": self.key,
+            "signs": "yes" if self.signs else "no",
         }
         return encode(value).decode()
 
@@ -76,7 +77,7 @@ class Errand:
             InvalidError: It did not.
         """
         table = Table(decode(text.encode(), where=_WHERE), _WHERE)
-        table.only("root", "home", "remote", "kind", "commits", "base", "key")
+        table.only("root", "home", "remote", "kind", "commits", "base", "signs")
         return cls(
             root=Path(table.text("root")),
             home=Path(table.text("home")),
@@ -84,12 +85,12 @@ class Errand:
             kind=table.choice("kind", get_args(BuildKind)),
             commits=table.texts("commits"),
             base=table.text("base"),
-            key=table.text("key"),
+            signs=table.choice("signs", ("yes", "no")) == "yes",
         )
 
 
 def errand_of(root: Path, request: Assembled | None) -> Errand:
-    """What a build has to tell, but for its remote and its key.
+    """What a build has to tell, but for its remote and whether it signs.
 
     Args:
         root: Root of the tree that is built.
@@ -112,5 +113,5 @@ def errand_of(root: Path, request: Assembled | None) -> Errand:
 
 
 def _commits(root: Path, *revisions: str) -> tuple[str, ...]:
-    """Commits, newest first."""
-    return tuple(git(root, "rev-list", f"--max-count={_MOST_SCOPES}", *revisions).decode().split())
+    """Commits of one line of work, newest first: what was merged into it is another's."""
+    return tuple(git(root, "rev-list", "--first-parent", f"--max-count={_MOST_SCOPES}", *revisions).decode().split())

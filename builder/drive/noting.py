@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.runner import read_runner
 from registry.envelope import opened, seal
 from registry.errors import Error
 from registry.history import Repository
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from builder.request.goods import Goods
     from registry.remote_files import RemoteFiles
 
-__all__ = ["NO_NOTE", "leave_notes", "signing_key"]
+__all__ = ["NO_NOTE", "can_sign", "leave_notes"]
 
 NO_NOTE = "no progress note"
 """How a line begins that tells why a note was not written."""
@@ -28,23 +29,22 @@ NO_NOTE = "no progress note"
 _PROBE, _PROBE_BYTES = b"{}", 1 << 16
 
 
-def signing_key(errand: Errand, key: str, say: Callable[[str], None]) -> str:
-    """The key that notes of a build are signed with, tried; empty where main believes nobody, or not this key.
+def can_sign(errand: Errand, say: Callable[[str], None]) -> bool:
+    """Whether notes of a build are signed: the runner's settings name a key, it was tried, and main believes it.
 
     Args:
         errand: What is built.
-        key: The runner's setting: a path, from the root of its repository.
         say: Tells the person at the terminal.
 
     Raises:
         NotFoundError: There is no such key.
         DeniedError: It cannot be used, or its two halves are not of one key.
-        InvalidError: It is no key, or main's rule cannot be read.
+        InvalidError: It is no key, or the runner's settings or main's rule cannot be read.
         MachineError: ``ssh-keygen`` is missing.
     """
-    if not key or not errand.commits:
-        return ""
-    path = errand.home / Path(key).expanduser()
+    path = _key(errand)
+    if path is None or not errand.commits:
+        return False
     public, probe = public_key_of(path), seal(_PROBE, [path], namespace=NAMESPACE)
     opened(probe, [public], where=str(path), max_bytes=_PROBE_BYTES, namespace=NAMESPACE)
     if public not in runner_rules_of(Repository(errand.home)).of(errand.kind).values():
@@ -52,15 +52,21 @@ def signing_key(errand: Errand, key: str, say: Callable[[str], None]) -> str:
             f"{NO_NOTE}: runners.{errand.kind} of params.yaml on the main branch does not name the key of this "
             f"runner, {public.fingerprint}"
         )
-        return ""
-    return str(path)
+        return False
+    return True
+
+
+def _key(errand: Errand) -> Path | None:
+    """Where the key lies, by the settings of the runner: a path from the root of its repository."""
+    key = read_runner(errand.home).progress_key
+    return errand.home / Path(key).expanduser() if key else None
 
 
 def leave_notes(errand: Errand, goods: Iterable[Goods], files: RemoteFiles, say: Callable[[str], None]) -> int:
     """Write a note of each stage; what cannot be written is told, and nothing fails by it.
 
     Args:
-        errand: What is built; without a key there are no notes.
+        errand: What is built, and whether there are notes of it.
         goods: The stages. Those that the commit records already, as the build found it, need none.
         files: The remote that has their bytes.
         say: Tells the person at the terminal.
@@ -68,13 +74,14 @@ def leave_notes(errand: Errand, goods: Iterable[Goods], files: RemoteFiles, say:
     Returns:
         How many were written.
     """
-    if not errand.key:
+    key = _key(errand) if errand.signs else None
+    if key is None:
         return 0
     count, scope = 0, errand.scopes[0]
     for one in _unrecorded(errand, list(goods)):
         note = ProgressNote(scope=scope, record=one.record, listing_oid=one.listing_oid)
         try:
-            files.write(note_path(scope, one.record.action.digest), seal_note(note, Path(errand.key)))
+            files.write(note_path(scope, one.record.action.digest), seal_note(note, key))
         except Error as error:
             say(f"{NO_NOTE} of {one.record.ref}: {error.what} ({error.where})")
         else:

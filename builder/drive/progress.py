@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from registry.terminal import harmless
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -96,7 +98,8 @@ class Screen:
 
     def _write(self, lines: Sequence[str], rows: Sequence[str]) -> None:
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._stream.write(f"{up}\r\x1b[J" + "".join(f"{line}\n" for line in (*lines, *rows)))
+        said = (harmless(one) for line in lines for one in line.split("\n"))  # a stage may have chosen the words
+        self._stream.write(f"{up}\r\x1b[J" + "".join(f"{line}\n" for line in (*said, *rows)))
         self._stream.flush()
         self._drawn = len(rows)
 

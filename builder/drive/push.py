@@ -67,13 +67,13 @@ def push_stages(errand: Errand, addresses: Sequence[Address], *, since_s: float,
     try:
         if errand.kind == "requests" and addresses:
             return push_proven(errand, whole, say)
-        moved = _push(errand.root, remote, sorted(cached), since_s=since_s)
+        moved = _push(errand.home, remote, sorted(cached), since_s=since_s)
     except Error:
         raise
     except Exception as error:  # each storage library has errors of its own, without a common root
         raise _narrowed(error, remote) from error
-    if errand.key:
-        leave_notes(errand, _readable(errand, whole, say), RemoteFiles(errand.root, remote), say)
+    if errand.signs:
+        leave_notes(errand, _readable(errand, whole, say), RemoteFiles(errand.home, remote), say)
     return moved
 
 

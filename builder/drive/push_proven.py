@@ -49,8 +49,8 @@ def push_proven(errand: Errand, outputs: Mapping[Address, tuple[str, ...]], say:
         TransportError: The remote does not answer as it should.
         MachineError: The disk is full.
     """
-    root, cache, store = errand.root, Cache(errand.root), open_store()
-    carrier = Carrier(cache, Remote(root, errand.remote), store, say, sent=Sent(errand.home, errand.remote))
+    home, cache, store = errand.home, Cache(errand.root), open_store()
+    carrier = Carrier(cache, Remote(home, errand.remote), store, say, sent=Sent(home, errand.remote))
     failures: list[Error] = []
     goods: list[Goods] = []
     for address, pair in outputs.items():
@@ -58,8 +58,8 @@ def push_proven(errand: Errand, outputs: Mapping[Address, tuple[str, ...]], say:
             goods.append(goods_in_cache(cache, address, pair))
         except InvalidError as error:
             failures.append(error)
-    wanted = _unreleased(Carrier(cache, Remote(root), store, say), goods)
-    missing, files = carrier.lacking(wanted), RemoteFiles(root, errand.remote)
+    wanted = _unreleased(Carrier(cache, Remote(home), store, say), goods)
+    missing, files = carrier.lacking(wanted), RemoteFiles(home, errand.remote)
     leave_notes(errand, (one for one in wanted if one not in missing), files, say)
     for one in missing:
         try:

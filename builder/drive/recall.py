@@ -59,7 +59,7 @@ def noted_commits(errand: Errand) -> tuple[str, ...]:
     Raises:
         Error: The remote cannot be read, by class.
     """
-    files = RemoteFiles(errand.root, errand.remote)
+    files = RemoteFiles(errand.home, errand.remote)
     return tuple(scope.commit for scope in errand.scopes if files.may_have(scope_folder(scope)))
 
 
@@ -85,11 +85,12 @@ def recall(errand: Errand, address: Address, *, store: Store, say: Callable[[str
         return False
     for note, runner in _notes(errand, action, say):
         try:
-            _take(errand, note, address, store)
+            came = _take(errand, note, address, store)
         except Error as error:
             say(f"what {runner} finished cannot be had: {_in_a_line(error)}")
         else:
-            say(f"{runner} finished this in another build of commit {note.scope.commit[:12]}; nothing is computed")
+            who = f"{runner} finished this in another build of commit {note.scope.commit[:12]}"
+            say(f"{who if came else 'this machine finished this before'}; nothing is computed")
             return True
     return False
 
@@ -97,7 +98,7 @@ def recall(errand: Errand, address: Address, *, store: Store, say: Callable[[str
 def _notes(errand: Errand, action: Action, say: Callable[[str], None]) -> Iterator[tuple[ProgressNote, str]]:
     """Notes of an action that hold, each with the name of its runner; of each other, why it does not."""
     believed = runner_rules_of(Repository(errand.home)).of(errand.kind)
-    files = RemoteFiles(errand.root, errand.remote)
+    files = RemoteFiles(errand.home, errand.remote)
     for scope in errand.scopes:
         path = note_path(scope, action.digest)
         try:
@@ -108,13 +109,14 @@ def _notes(errand: Errand, action: Action, say: Callable[[str], None]) -> Iterat
             say(f"a progress note is not believed: {_in_a_line(error)}")
 
 
-def _take(errand: Errand, note: ProgressNote, address: Address, store: Store) -> None:
-    record, remote = note.record, DvcRemote(errand.root, errand.remote)
+def _take(errand: Errand, note: ProgressNote, address: Address, store: Store) -> bool:
+    """Put what a note is of into the stage's work folder; whether anything was missing there."""
+    record, remote = note.record, DvcRemote(errand.home, errand.remote)
     if record.ref != str(address):
         record = replace(record, reused_from=record.reused_from or record.ref)
     with open_work(errand.root, record.action.digest) as work:
         if work.finished() is not None:
-            return
+            return False
         work.start()
         objects = Transfer((remote,), store, _quiet).read_listing(note.listing_oid, record)
         sources = (DvcCache(errand.root), remote)
@@ -125,6 +127,7 @@ def _take(errand: Errand, note: ProgressNote, address: Address, store: Store) ->
         sent = Sent(errand.home, errand.remote)
         for oid in (*objects.values(), note.listing_oid):
             sent.add(oid)
+    return True
 
 
 def _in_a_line(error: Error) -> str:

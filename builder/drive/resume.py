@@ -33,10 +33,10 @@ def resumable(errand: Errand, environment: Mapping[str, str], say: Callable[[str
         if not errand.commits or not runner_rules_of(Repository(errand.home)).of(errand.kind):
             return None
         remote = errand.remote or (QUARANTINE if errand.kind == "requests" else "")
-        if remote and remote not in remote_names(errand.root):
+        if remote and remote not in remote_names(errand.home):
             return None
         where = f"remote {remote!r}" if remote else "the default remote"
-        asked = replace(errand, remote=remote, key="")
+        asked = replace(errand, remote=remote, signs=False)
         answer = ask("builder.drive.recall", asked.to_text(), folder=errand.root, environment=environment, where=where)
     except Error as error:
         say(f"progress notes are not looked for: {error.what} ({error.where})")

@@ -111,6 +111,7 @@ class Slots:
             self._slots[number] = replace(
                 self._slots[number], device=",".join(taken), handed=tuple(dict.fromkeys(taken.values()))
             )
+            self._devices.served()
         return bool(taken)
 
     def let_go(self, number: int) -> None:
@@ -123,14 +124,14 @@ class Slots:
     def _take(self) -> dict[str, int]:
         """As many devices as a job takes, each with its lock; none where fewer are left: nobody waits with some."""
         taken: dict[str, int] = {}
-        while len(taken) < self._takes:
-            one = self._devices.take(beside=taken)
-            if one is None:
+        try:
+            while len(taken) < self._takes and (one := self._devices.take(beside=taken)) is not None:
+                taken[one[0]] = one[1]
+            return taken if len(taken) == self._takes else {}
+        finally:
+            if len(taken) < self._takes:
                 for device in taken:
                     self._devices.give_back(device)
-                return {}
-            taken[one[0]] = one[1]
-        return taken
 
 
 def open_slots(runner: Runner, jobs: int, root: Path, say: Callable[[str], None]) -> Slots:
@@ -143,7 +144,8 @@ def open_slots(runner: Runner, jobs: int, root: Path, say: Callable[[str], None]
         say: Tells the person at the terminal.
 
     Raises:
-        MachineError: There is no place for the lock files of GPUs.
+        InvalidError: One GPU is named twice.
+        MachineError: There is no place for the lock files of GPUs, or the driver does not say which is which.
     """
     names = find_devices(runner, os.environ)
     takes = max(1, min(runner.processes, len(names)))

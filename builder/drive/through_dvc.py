@@ -13,7 +13,6 @@ from builder.drive.environment import BUILD_TOKEN, stage_environment
 from builder.drive.inputs import members_of, missing_inputs, missing_records, restore_records
 from builder.drive.step import Step
 from builder.drive.tasks import base_of_records, is_records
-from builder.request.assembled import Assembled
 from registry.lock import Lock
 from registry.record import lock_file
 
@@ -46,8 +45,9 @@ class ThroughDvc:
         token: str,
         *,
         notes: Errand | None = None,
+        quarantine: Errand | None = None,
     ) -> None:
-        """Nothing is read yet but whether the tree is a request's.
+        """Nothing is read yet.
 
         Args:
             root: Root of the repository.
@@ -56,6 +56,7 @@ class ThroughDvc:
             runner: Settings of this machine.
             token: Mark of the build.
             notes: What looks for notes of other runners before each stage; ``None`` where there are none.
+            quarantine: What brings inputs out of quarantine; ``None`` where no request is built.
         """
         self._root = root
         self._graph = graph
@@ -63,7 +64,7 @@ class ThroughDvc:
         self._runner = runner
         self._token = token
         self._notes = notes
-        self._of_request = Assembled.read(root) is not None
+        self._quarantine = quarantine
 
     def steps(self, task: Task, slot: Slot, last: How | None) -> Sequence[Step]:
         """Fetching has the credentials of the build, the stage has not."""
@@ -85,8 +86,8 @@ class ThroughDvc:
     def _fetching(self, address: Address, own: Mapping[str, str]) -> Iterator[Step]:
         """Brings what the task is missing."""
         missing = self._missing(address)
-        if missing and self._of_request and not is_records(address):
-            command = _process("builder.drive.bring", str(self._root), address.variant, address.stage)
+        if missing and self._quarantine is not None and not is_records(address):
+            command = _process("builder.drive.bring", self._quarantine.to_text(), address.variant, address.stage)
             yield Step(command=command, environment=own, read=bring_ending)
         if missing:
             yield Step(command=pull(missing), environment=own, read=fetch_ending)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.edges import Address, DataFile
-from builder.request.assembled import Assembled
 from builder.request.carry import Carrier
 from builder.request.goods import goods_of
 from builder.request.inside import read_inside
@@ -39,13 +38,14 @@ _BLOCK_BYTES = 1 << 20
 
 
 def bring(
-    root: Path, sources: Iterable[Address | DataFile], *, store: Store, say: Callable[[str], None]
+    root: Path, sources: Iterable[Address | DataFile], *, home: Path, store: Store, say: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Bring inputs of stages out of quarantine; nothing where the tree is no request's, or there is no quarantine.
+    """Bring inputs of a request's stages out of quarantine; nothing where there is no quarantine.
 
     Args:
-        root: Root of the tree that is built.
+        root: Root of the tree that is built. That it is a request's is the caller's word: stages can write there.
         sources: The inputs that are not in the work tree.
+        home: Root of the runner's repository, which says where the remotes are.
         store: Local content store.
         say: Tells the person at the terminal.
 
@@ -58,10 +58,10 @@ def bring(
         DeniedError: The quarantine does not let us read.
         TransportError: It does not answer.
     """
-    if Assembled.read(root) is None or QUARANTINE not in remote_names(root):
+    if QUARANTINE not in remote_names(home):
         return ()
-    cache, remote = Cache(root), Remote(root, QUARANTINE)
-    released = Remote(root)
+    cache, remote = Cache(root), Remote(home, QUARANTINE)
+    released = Remote(home)
     came: list[str] = []
     for source in dict.fromkeys(sources):
         brought = (

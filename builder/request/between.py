@@ -39,10 +39,12 @@ class Between:
     Attributes:
         commit: Commit that brought it.
         path: Where it stood there.
+        merged: Whether main has the commit, though not on its line: no squash of the request's own commits drops it.
     """
 
     commit: str
     path: str
+    merged: bool = False
 
     def __str__(self) -> str:
         """For people."""
@@ -68,15 +70,14 @@ def unwritten_between(root: Path, request: str, main: str, builds: Sequence[str]
         InvalidError: The request has more commits, or they change more, than any request needs.
     """
     line = frozenset(_ids(root, "--first-parent", main))
-    own = _commits(
-        root, [*_ids(root, f"--max-count={_MOST_COMMITS + 1}", request, f"^{main}"), *_off(root, request, line)]
-    )
+    lacked = _ids(root, f"--max-count={_MOST_COMMITS + 1}", request, f"^{main}")
+    if len(lacked) > _MOST_COMMITS:
+        raise _too_many(request, f"the request has more than {_MOST_COMMITS} commits that main lacks", "squash them")
+    own = _commits(root, [*lacked, *_off(root, request, line)])
     if len(own) > _MOST_COMMITS:
-        raise InvalidError(
-            f"the request has more than {_MOST_COMMITS} commits that main lacks",
-            where=f"commit {request}",
-            mend="squash them",
-        )
+        what = f"the request comes from commits that main has, but not on its line, more than {_MOST_COMMITS} in all"
+        raise _too_many(request, what, "rebase the request onto main")
+    mine = frozenset(lacked)
     written = {
         oid for changes in _brought(root, _runners(root, builds, main), line, main).values() for oid in changes.values()
     }
@@ -89,10 +90,19 @@ def unwritten_between(root: Path, request: str, main: str, builds: Sequence[str]
                 there = entries_at(root, parent, [path for path in strange if path.isprintable()])
                 strange = {path: oid for path, oid in strange.items() if path not in there or there[path].oid != oid}
         for path, oid in strange.items():
-            if (path, oid) not in asked:
-                asked[path, oid] = len(asked) < _MOST_ASKED and _stood(root, main, path, oid)
-                found += [] if asked[path, oid] else [Between(commit=commit, path=path)]
+            if (path, oid) in asked:
+                continue
+            if len(asked) == _MOST_ASKED:
+                what = f"its commits have more than {_MOST_ASKED} records that no build which is known here wrote"
+                mend = "fetch the built branches; if that does not help, rebase the request onto main and squash it"
+                raise _too_many(request, what, mend)
+            asked[path, oid] = _stood(root, main, path, oid)
+            found += [] if asked[path, oid] else [Between(commit=commit, path=path, merged=commit not in mine)]
     return tuple(found)
+
+
+def _too_many(request: str, what: str, mend: str) -> InvalidError:
+    return InvalidError(what, where=f"commit {request}", mend=mend)
 
 
 def _ids(root: Path, *arguments: str) -> list[str]:

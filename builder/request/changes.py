@@ -8,16 +8,16 @@ than a request can sensibly change ends the walk.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.request.plumbing import Entry, git
+from builder.request.plumbing import Entry, git, git_stream
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+    from typing import IO
 
 __all__ = ["MAX_CHANGES", "Changed", "changed_in_each", "changed_in_main", "changed_paths"]
 
@@ -26,9 +26,10 @@ MAX_CHANGES = 20_000
 
 _MAX_DEPTH = 32
 _MAX_IN_ALL = 200_000
+_MAX_BYTES = 64 << 20  # that git prints of one level: names may be of any length
+_BLOCK_BYTES = 1 << 16
 _FOLDER = "040000"
 _NOTHING = "000000"
-_PAIR = re.compile(rb"([0-9a-f]+) ([0-9a-f]+)\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +63,17 @@ def changed_paths(root: Path, old: str, new: str, *, looks_into: Callable[[str],
     found: list[Changed] = []
     level = {"": (_tree(root, old), _tree(root, new))}
     seen = 0
+    too_much = _too_much(f"commit {new}", f"more than {MAX_CHANGES} files and folders differ")
     for _ in range(_MAX_DEPTH):
         if not level:
             return tuple(sorted(found, key=lambda one: one.path))
         below: dict[str, tuple[str, str]] = {}
-        answers = _compare(root, set(level.values()))
+        answers = _compare(root, set(level.values()), most=MAX_CHANGES - seen, error=too_much)
         for folder, pair in level.items():
             entries = answers.get(pair, ())
             seen += len(entries)
             if seen > MAX_CHANGES:
-                raise _too_much(new, f"more than {MAX_CHANGES} files and folders differ")
+                raise too_much
             for name, before, after in entries:
                 path = f"{folder}{name}"
                 sides = [one for one in (before, after) if one is not None]
@@ -80,7 +82,7 @@ def changed_paths(root: Path, old: str, new: str, *, looks_into: Callable[[str],
                 else:
                     found.append(Changed(path=path, old=before, new=after))
         level = below
-    raise _too_much(new, f"folders lie more than {_MAX_DEPTH} deep")
+    raise _too_much(f"commit {new}", f"folders lie more than {_MAX_DEPTH} deep")
 
 
 def changed_in_each(
@@ -101,16 +103,19 @@ def changed_in_each(
     found: dict[tuple[str, str], list[Changed]] = {pair: [] for pair in wanted}
     level = [("", pair, pair) for pair in wanted if pair[0] != pair[1]]
     seen = 0
+    too_much = _too_much(
+        "the commits of the request", f"more than {_MAX_IN_ALL} files and folders differ from commit to commit"
+    )
     for _ in range(_MAX_DEPTH):
         if not level:
             break
         below: list[tuple[str, tuple[str, str], tuple[str, str]]] = []
-        answers = _compare(root, {inner for _, _, inner in level})
+        answers = _compare(root, {inner for _, _, inner in level}, most=_MAX_IN_ALL - seen, error=too_much)
         for folder, pair, inner in level:
             for name, before, after in answers.get(inner, ()):
                 seen += 1
                 if seen > _MAX_IN_ALL:
-                    raise _too_much(pair[1], f"more than {_MAX_IN_ALL} files and folders differ from commit to commit")
+                    raise too_much
                 path, sides = f"{folder}{name}", [one for one in (before, after) if one is not None]
                 if any(one.mode == _FOLDER for one in sides) and looks_into(path):
                     trees = (one.oid if one is not None and one.mode == _FOLDER else nothing for one in (before, after))
@@ -132,7 +137,7 @@ def changed_in_main(root: Path, old: str, new: str, patterns: Sequence[str]) -> 
     """
     wanted = [f":(top,glob){pattern}" for pattern in patterns]
     out = git(root, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new, "--", *wanted)
-    fields = _fields(out)
+    fields = _fields([out])
     found: dict[str, str | None] = {}
     for _, text in fields:
         modes = text.decode().lstrip(":").split()
@@ -146,42 +151,71 @@ def _tree(root: Path, revision: str) -> str:
 
 
 def _compare(
-    root: Path, pairs: set[tuple[str, str]]
+    root: Path, pairs: set[tuple[str, str]], *, most: int, error: InvalidError
 ) -> dict[tuple[str, str], list[tuple[str, Entry | None, Entry | None]]]:
-    """The entries of each two trees that differ; every pair is compared once, however often it occurs."""
+    """The entries of each two trees that differ; every pair is compared once, however often it occurs.
+
+    They are counted while git prints them: a few kilobytes of trees may differ in more than fits into memory.
+
+    Raises:
+        InvalidError: What was given, where there are more of them.
+    """
     questions = "".join(f"{old} {new}\n" for old, new in sorted(pairs)).encode()
-    out = git(root, "diff-tree", "--stdin", "-z", "--raw", "--no-renames", "--no-abbrev", data=questions)
     found: dict[tuple[str, str], list[tuple[str, Entry | None, Entry | None]]] = {}
     current: list[tuple[str, Entry | None, Entry | None]] = []
-    fields = _fields(out)
-    for kind, text in fields:
-        if kind == "pair":
-            old, _, new = text.partition(b" ")
-            current = found.setdefault((old.decode(), new.decode()), [])
-        else:
+    options = ("--stdin", "-z", "--raw", "--no-renames", "--no-abbrev")
+    with git_stream(root, "diff-tree", *options, data=questions) as stream:
+        fields = _fields(_blocks(stream, error))
+        for kind, text in fields:
+            if kind == "pair":
+                old, _, new = text.partition(b" ")
+                current = found.setdefault((old.decode(), new.decode()), [])
+                continue
+            most -= 1
+            if most < 0:
+                raise error
             modes = text.decode().lstrip(":").split()
             _, name = next(fields)
             current.append((os.fsdecode(name), _entry(modes[0], modes[2]), _entry(modes[1], modes[3])))
     return found
 
 
-def _fields(out: bytes) -> Iterator[tuple[str, bytes]]:
+def _blocks(stream: IO[bytes], error: InvalidError) -> Iterator[bytes]:
+    """What git prints; names may be of any length, so that has an end too."""
+    left = _MAX_BYTES
+    while block := stream.read(_BLOCK_BYTES):
+        left -= len(block)
+        if left < 0:
+            raise error
+        yield block
+
+
+def _fields(blocks: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
     """The parts of what git printed: the line of a pair ends with a line break, all others with a NUL."""
-    place = 0
-    while place < len(out):
-        if out[place : place + 1] != b":" and (pair := _PAIR.match(out, place)):
-            yield "pair", pair[0].rstrip()
-            place = pair.end()
-            continue
-        for kind in ("entry", "name"):
-            end = out.index(b"\0", place)
-            yield kind, out[place:end]
+    rest = bytearray()
+    for block in blocks:
+        rest += block
+        place = 0
+        while place < len(rest):
+            if rest[place : place + 1] == b":":
+                middle = rest.find(b"\0", place)
+                end = rest.find(b"\0", middle + 1) if middle >= 0 else -1
+                if end < 0:
+                    break
+                yield "entry", bytes(rest[place:middle])
+                yield "name", bytes(rest[middle + 1 : end])
+            else:
+                end = rest.find(b"\n", place)
+                if end < 0:
+                    break
+                yield "pair", bytes(rest[place:end])
             place = end + 1
+        del rest[:place]
 
 
 def _entry(mode: str, oid: str) -> Entry | None:
     return None if mode == _NOTHING else Entry(mode=mode, oid=oid)
 
 
-def _too_much(commit: str, what: str) -> InvalidError:
-    return InvalidError(what, where=f"commit {commit}", mend="split the request; large data goes to DVC")
+def _too_much(where: str, what: str) -> InvalidError:
+    return InvalidError(what, where=where, mend="split the request; large data goes to DVC")

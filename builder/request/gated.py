@@ -19,6 +19,7 @@ __all__ = ["Gated"]
 
 _MOST = 50  # paths that a comment lists
 _SQUASH = "squash the commits of the request, so that none of them has it"
+_REBASE = "rebase the request onto main, which has that commit, but not on its line"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,9 @@ class Gated:
                 **self.assembled.to_json(),
                 "unwritten": [*self.unwritten],
                 "bounds": [*self.bounds],
-                "between": [{"commit": one.commit, "path": one.path} for one in self.between],
+                "between": [
+                    {"commit": one.commit, "path": shown(one.path), "merged": one.merged} for one in self.between
+                ],
             }
         if self.assembled is None and len(self.verdicts) == 1:
             return {**self.verdicts[0].to_json(), **value}
@@ -71,7 +74,7 @@ class Gated:
             lines += [f"FAIL  {name}{reason}" for reason in one.stale]
             found += lines or [f"{'pass  ' if name else ''}{name}no checks, on purpose; the lock is fresh"]
         found += [f"FAIL  {path} is not what a runner wrote" for path in self.unwritten]
-        found += [f"FAIL  {shown(str(one))} is not what a runner wrote: {_SQUASH}" for one in self.between[:_MOST]]
+        found += [f"FAIL  {shown(str(one))} is not what a runner wrote: {_mend(one)}" for one in self.between[:_MOST]]
         found += [f"look  {name}: the request changes its checks" for name in self.bounds]
         if self.assembled is not None:
             found += [f"look  {path} was not taken from the request: review it as code" for path in self.assembled.left]
@@ -93,12 +96,18 @@ class Gated:
             parts.append("**The request changes the checks** that these are judged by:\n" + _list(self.bounds))
         if self.unwritten:
             parts.append("**Not what a runner wrote**, and it would be merged:\n" + _list(self.unwritten))
-        if self.between:
-            head = f"**Not what a runner wrote**, in commits that would come with it; {_SQUASH}:\n"
-            parts.append(head + _list(tuple(map(str, self.between))))
+        for mend in (_SQUASH, _REBASE):
+            if items := tuple(str(one) for one in self.between if _mend(one) == mend):
+                parts.append(
+                    f"**Not what a runner wrote**, in commits that would come with it; {mend}:\n{_list(items)}"
+                )
         if self.assembled is not None and self.assembled.left:
             parts.append("Not taken from the request. **Review these as code**:\n" + _list(self.assembled.left))
         return "\n\n".join(parts) + "\n"
+
+
+def _mend(one: Between) -> str:
+    return _REBASE if one.merged else _SQUASH
 
 
 def _table(verdict: Verdict) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import DeniedError, Error, InvalidError, MachineError, TransportError
-from registry.history import last_line, run_git
+from registry.history import last_line, run_git, start_git
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import IO
 
 __all__ = [
     "FILE",
@@ -27,6 +31,7 @@ __all__ = [
     "entries_at",
     "git",
     "git_or_none",
+    "git_stream",
     "identity_of",
     "keep",
     "merge_base",
@@ -48,6 +53,7 @@ _DENIED = re.compile("Permission denied|insufficient permission|dubious ownershi
 _FAR = frozenset({"fetch", "ls-remote", "push"})
 _IDENTITY = re.compile(rb"(.*) <(.*)> \d+ [-+]\d{4}\n")
 _RUNNER = ("varietal", "varietal@localhost")  # where git was told of nobody
+_STREAM_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +95,38 @@ def git_or_none(root: Path, *arguments: str, data: bytes = b"") -> bytes | None:
     if done.returncode > 1:
         raise _failure(root, arguments, done.stderr)
     return done.stdout if done.returncode == 0 else None
+
+
+@contextmanager
+def git_stream(root: Path, *arguments: str, data: bytes) -> Iterator[IO[bytes]]:
+    """The same, to be read while git prints it; who has read enough leaves, and git ends.
+
+    Args:
+        root: Root of the repository that it runs in.
+        *arguments: The command.
+        data: Its standard input.
+
+    Raises:
+        MachineError: git is missing.
+        InvalidError: What was read to its end is not all, since git failed or took too long.
+    """
+    with tempfile.TemporaryFile() as questions:
+        questions.write(data)
+        questions.seek(0)
+        with start_git(_command(root, arguments, ()), questions, root) as process:
+            alarm = threading.Timer(_STREAM_S, process.kill)
+            alarm.start()
+            try:
+                assert process.stdout is not None  # noqa: S101 - asked for with PIPE
+                yield process.stdout
+                ended = not process.stdout.read(1)
+                if ended:
+                    process.wait()
+            finally:
+                alarm.cancel()
+                process.kill()
+        if ended and process.returncode:
+            raise _failure(root, arguments, b"it ended early, or took too long")
 
 
 def _command(root: Path, arguments: Sequence[str], settings: Sequence[str]) -> list[str]:

@@ -44,7 +44,7 @@ _CHECKED_OUT: Final = {
     "INSTALL_BUILD": ("pip install --quiet -c constraints.txt '.[build]'",),
 }
 _INSTALL: Final = re.compile(r"^(?P<lead> *- (?:run: )?)(?P<folder>\S*)@(?P<name>INSTALL\w*)@\n", re.MULTILINE)
-_REQUESTS: Final = ("plan", "comment", "build", "gate", "promote", "tagged", "release", "renew")
+_REQUESTS: Final = ("plan", "comment", "build", "gate", "promote", "retire", "tagged", "release", "renew")
 _GITHUB: Final = ("check", *_REQUESTS)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.request import between
+from builder.request import between, changes
 from builder.request.between import unwritten_between
 from builder.reuse import candidates_of
 from registry.errors import InvalidError
@@ -67,7 +68,9 @@ def test_the_gate_says_no_until_the_commits_are_squashed(forge: Forge) -> None:
         "**Not what a runner wrote**, in commits that" in forge.call("gate", "--request", request, "--markdown").stdout
     )
     value = json.loads(forge.call("gate", "--request", request, "--json").stdout)
-    assert {"commit": forged, "path": "models/support/records/tone.json"} in value["request"]["between"]
+    assert {"commit": forged, "path": "models/support/records/tone.json", "merged": False} in value["request"][
+        "between"
+    ]
     assert (value["passed"], value["request"]["unwritten"]) == (False, [])
 
     git(forge.runner, "merge", "--quiet", "--ff-only", request)
@@ -216,7 +219,7 @@ def test_a_bomb_in_between_ends_early(forge: Forge) -> None:
 
 
 def test_odd_names_are_told_and_steer_nothing(forge: Forge) -> None:
-    path = "models/o\n\x1b[2J/records/a\n.json"
+    path = "models/o\n\x1b[2J/records/a\n\udcff.json"
     write(forge.author, {path: "evil"})
     commit(forge.author, "Forge")
     write(forge.author, {path: None})
@@ -225,7 +228,10 @@ def test_odd_names_are_told_and_steer_nothing(forge: Forge) -> None:
     answer = forge.call("gate", "--request", request)
     assert answer.returncode == 1
     assert "\x1b" not in answer.stdout
-    assert "\\x1b[2J/records/a\\n.json of commit " in answer.stdout
+    assert "\\x1b[2J/records/a\\n\\udcff.json of commit " in answer.stdout
+    assert "\ufffd" not in forge.call("gate", "--request", request, "--markdown").stdout
+    (one,) = json.loads(forge.call("gate", "--request", request, "--json").stdout)["request"]["between"]
+    assert one["path"] == ascii(path)
 
 
 def test_more_commits_than_any_request_has_end_it(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +240,91 @@ def test_more_commits_than_any_request_has_end_it(forge: Forge, monkeypatch: pyt
     forge.send()
     assert found(forge) == []
     monkeypatch.setattr(between, "_MOST_COMMITS", 3)
-    with pytest.raises(InvalidError, match="more than 3 commits that main lacks"):
+    with pytest.raises(InvalidError, match="more than 3 commits that main lacks") as squash:
+        found(forge)
+    assert squash.value.mend == "squash them"
+
+
+def test_more_commits_off_the_line_than_any_request_has_end_it(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged_with_its_history(forge)
+    step(forge, "Go on", data="[]\n")
+    forge.send()
+    monkeypatch.setattr(between, "_MOST_COMMITS", 2)
+    with pytest.raises(InvalidError, match="not on its line, more than 2 in all") as rebase:
+        found(forge)
+    assert rebase.value.mend == "rebase the request onto main"
+
+
+def test_work_that_goes_on_from_what_was_merged_is_told_how_to_pass(forge: Forge) -> None:
+    """Its branch had two builds and a merge commit, and what runners pushed for it is gone: only the records of the
+    second stood on main's line, and no squash of what is new drops those of the first."""
+    for message in ("Build", "Build again"):
+        write_built(forge.author, "support", {"tone": message.encode(), "final": b"final"})
+        commit(forge.author, message)
+    forge.send()
+    forge.main({})
+    place = forge.runner.parent / "maintainer"
+    git(place, "fetch", "--quiet")
+    git(place, "merge", "--quiet", "--no-ff", "--message=Merge", "origin/wish")
+    git(place, "push", "--quiet", "origin", "main")
+    request = forge.ask({"data/x.jsonl": "{}\n"}, "Next work")
+    assert {message for message, _ in found(forge)} == {"Build"}
+    said = forge.call("gate", "--request", request).stdout
+    assert "is not what a runner wrote: rebase the request onto main, which has that commit" in said
+    assert "squash" not in said
+    value = json.loads(forge.call("gate", "--request", request, "--json").stdout)
+    assert {one["merged"] for one in value["request"]["between"]} == {True}
+    said = forge.call("gate", "--request", request, "--markdown").stdout
+    assert "in commits that would come with it; rebase the request onto main" in said
+    git(forge.author, "fetch", "--quiet")
+    git(forge.author, "rebase", "--quiet", "origin/main")
+    forge.send()
+    assert found(forge) == []
+
+
+def test_more_records_than_are_asked_about_are_not_called_forged(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge.main({RECORD: "one"})
+    forge.main({RECORD: "two"})
+    forge.main({RECORD: "three"})
+    for text in ("one", "two"):
+        step(forge, "Go back", record=text)
+    forge.send()
+    monkeypatch.setattr(between, "_MOST_ASKED", 2)
+    assert found(forge) == []
+    monkeypatch.setattr(between, "_MOST_ASKED", 1)
+    with pytest.raises(InvalidError, match="more than 1 records that no build which is known here wrote"):
+        found(forge)
+
+
+def test_what_differs_is_counted_while_it_is_read(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees of a few kilobytes differ in any number of entries, over and over from commit to commit."""
+    count, parent = 4_000, git(forge.author, "rev-parse", "origin/main").strip()
+    write(forge.author, {"one": "1", "two": "2"})
+    blobs = [git(forge.author, "hash-object", "-w", name).strip() for name in ("one", "two")]
+    for number in range(20):
+        rows = (f"100644 blob {blobs[number % 2]}\tf{at:05}" for at in range(count))
+        tree = make_tree(forge, *rows, f"100644 blob {blobs[0]}\tu{number}")
+        tree = make_tree(forge, f"040000 tree {tree}\tmodels")
+        parent = git(forge.author, "commit-tree", tree, "-p", parent, "-m", "Bomb").strip()
+    git(forge.author, "push", "--quiet", "--force", "origin", f"{parent}:refs/heads/wish")
+    monkeypatch.setattr(changes, "_MAX_IN_ALL", count)
+    forge.fetch()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidError, match=f"more than {count} files and folders differ from commit to commit"):
+            found(forge)
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_of_any_length_have_an_end_too(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    step(forge, "Begin", data="{}\n")
+    forge.send()
+    monkeypatch.setattr(changes, "_BLOCK_BYTES", 7)  # what git prints comes in parts of any length
+    assert found(forge) == []
+    monkeypatch.setattr(changes, "_MAX_BYTES", 100)
+    with pytest.raises(InvalidError, match="files and folders differ"):
         found(forge)
 
 

@@ -6,6 +6,7 @@ Each note is laid where the true one was. It must be told in a line, and leave t
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -128,7 +129,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
     entries = [{"md5": put(path.read_bytes()), "relpath": path.name} for path in sorted(folder.iterdir())]
     listing_oid = put(json.dumps(entries).encode(), ".dir")
-    errand = replace(errand_of(root, assembled), remote="quarantine", key=str(keys["gpu-1"]))
+    errand = replace(errand_of(root, assembled), remote="quarantine", signs=True)
+    (forge.runner / ".varietal/runner.yaml").write_text(f"progress_key: {keys['gpu-1']}\n")
     goods = Goods(record=record, record_data=record.to_bytes(), listing_oid=listing_oid, data=())
     assert leave_notes(errand, [goods], RemoteFiles(root, "quarantine"), pytest.fail) == 1
     shutil.copytree(place / "quarantine", place / "pristine")
@@ -136,7 +138,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         forge=forge,
         assembled=assembled,
         keys=keys,
-        errand=replace(errand, key=""),
+        errand=replace(errand, signs=False),
         record=record,
         listing_oid=listing_oid,
     )
@@ -160,6 +162,46 @@ def test_a_note_that_holds_is_gone_on_from(scene: Scene, tmp_path: Path) -> None
     assert noted_commits(scene.errand) == (scene.assembled.request,)
     sent = (scene.forge.runner / ".varietal/sent/quarantine").read_text().split()
     assert scene.listing_oid in sent  # it was read there and proven: who publishes need not do so again
+
+
+def test_what_this_machine_finished_is_not_said_to_be_another_s(scene: Scene, tmp_path: Path) -> None:
+    said: list[str] = []
+    errand, store = scene.errand, Store(tmp_path)
+    assert recall(errand, TONE, store=store, say=lambda _: None)
+    assert recall(errand, TONE, store=store, say=said.append)
+    assert said == ["this machine finished this before; nothing is computed"]
+    with open_work(errand.root, scene.record.action.digest) as work:
+        work.remove()
+
+
+def test_the_remote_of_a_tree_is_not_asked_for_notes(scene: Scene, tmp_path: Path) -> None:
+    """A stage that was taken over could name a place where its own bytes lie."""
+    texts = {path: path.read_text() for path in (scene.errand.root / ".dvc").glob("config*")}
+    try:
+        for path, text in texts.items():
+            path.write_text(text.replace(str(scene.quarantine), str(tmp_path / "own")))
+        with (scene.errand.root / ".dvc/config.local").open("a") as stream:
+            stream.write(f"['remote \"quarantine\"']\n    url = {tmp_path / 'own'}\n")
+        assert noted_commits(scene.errand) == (scene.assembled.request,)
+        assert scene.try_it(tmp_path / "store")[0]
+    finally:
+        for path, text in texts.items():
+            path.write_text(text)
+
+
+def test_a_pipe_in_the_place_of_a_note_does_not_hang(scene: Scene, tmp_path: Path) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        scene.place.unlink(missing_ok=True)
+        make(scene.place)
+        done, said = scene.try_it(tmp_path)
+        assert not done
+        assert "is no plain file" in said[0]
+        if make is os.mkfifo:
+            scene.place.unlink()
+
+
+def test_where_the_key_lies_is_on_no_command_line(scene: Scene) -> None:
+    assert str(scene.keys["gpu-1"]) not in replace(scene.errand, signs=True).to_text()
 
 
 def test_an_earlier_state_of_the_request_counts(scene: Scene, tmp_path: Path) -> None:

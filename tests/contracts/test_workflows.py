@@ -34,7 +34,7 @@ _RIGHTS: Final = {
     ("build", "publish"): {"contents": "write"},
     ("build", "gate"): {"actions": "write"},
     ("promote", "promote"): {"actions": "read", "contents": "read"},
-    ("promote", "retire"): {"contents": "write"},
+    ("retire", "retire"): {"contents": "write"},
     ("tagged", "tagged"): {},
     ("release", "ref"): {},
     ("release", "release"): {"contents": "read"},
@@ -42,11 +42,11 @@ _RIGHTS: Final = {
 }
 _SECRETS: Final = {
     ("build", "publish"): {"VARIETAL_TOKEN"},
-    ("promote", "retire"): {"VARIETAL_TOKEN"},
+    ("retire", "retire"): {"VARIETAL_TOKEN"},
     ("release", "release"): {"VARIETAL_RELEASE_KEY"},
     ("renew", "renew"): {"VARIETAL_RELEASE_KEY"},
 }
-_OURS: Final = {"check", "plan", "comment", "build", "gate", "promote", "tagged", "release", "renew"}
+_OURS: Final = {"check", "plan", "comment", "build", "gate", "promote", "retire", "tagged", "release", "renew"}
 _COMMANDS: Final[Any] = typer.main.get_command(app)
 
 every_workflow = pytest.mark.parametrize("path", _TEXTS)
@@ -209,9 +209,8 @@ def test_what_publishes_shares_nothing_with_what_builds() -> None:
 
 
 def test_what_drops_branches_has_nothing_of_the_remotes_and_the_other_way_round() -> None:
-    promote, retire, publish = job_of("promote", "promote"), job_of("promote", "retire"), job_of("build", "publish")
+    promote, retire, publish = job_of("promote", "promote"), job_of("retire", "retire"), job_of("build", "publish")
     assert (promote["environment"], retire["environment"]) == ("storage", publish["environment"])
-    assert retire["needs"] == "promote"
     first, last = retire["steps"][0], retire["steps"][-1]
     assert (first["uses"].partition("@")[0], first["with"]["ref"]) == ("actions/checkout", "${{ github.sha }}")
     assert last["run"] == "varietal publish --retire"
@@ -221,6 +220,16 @@ def test_what_drops_branches_has_nothing_of_the_remotes_and_the_other_way_round(
     assert "GH_TOKEN" not in str(promote["steps"][-1])
     assert "--retire" not in str(gitlab_jobs()), "GitLab lets no push delete a protected branch"
     assert "`varietal publish --retire --dry-run`" in _GITLAB
+
+
+def test_branches_that_cannot_be_dropped_hold_up_no_promotion() -> None:
+    """Promoting begins after its last run that succeeded, as a whole, and no two of its runs go at once."""
+    promote, retire = (document(f"init:.github/workflows/{name}.yml") for name in ("promote", "retire"))
+    assert [*promote["jobs"]] == ["promote"]
+    assert "--workflow promote.yml --branch main --status success" in str(promote["jobs"]["promote"]["steps"])
+    assert retire["on"]["workflow_run"] == {"workflows": ["promote"], "types": ["completed"], "branches": ["main"]}
+    assert retire["jobs"]["retire"]["if"].endswith("github.event.workflow_run.conclusion == 'success'")
+    assert promote["concurrency"]["group"] != retire["concurrency"]["group"]
 
 
 def test_a_build_sends_its_bytes_to_quarantine_and_asks_for_no_more() -> None:

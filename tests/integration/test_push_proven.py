@@ -46,6 +46,12 @@ def push(errand: Errand, *addresses: Address) -> tuple[int, list[str]]:
     return push_stages(errand, addresses, since_s=time.time(), say=said.append), said
 
 
+def signing(errand: Errand, key: Path) -> Errand:
+    """With the runner's setting that says so."""
+    (errand.home / ".varietal/runner.yaml").write_text(f"progress_key: {key}\n")
+    return replace(errand, signs=True)
+
+
 def objects(place: Path) -> dict[str, bytes]:
     """What lies on a remote that is a folder."""
     root = place / "files/md5"
@@ -80,6 +86,22 @@ def test_junk_that_was_there_first_is_replaced_and_keeps_nobody_out(forge: Forge
     git(forge.runner, "fetch", "--quiet", "origin")
     done = forge.call("publish", "--request", "origin/wish", "--json")
     assert (done.returncode, json.loads(done.stdout)["moved_bytes"]) == (0, 0), done.stderr
+
+
+def test_bytes_go_where_the_runner_says_not_the_tree(forge: Forge, tmp_path: Path) -> None:
+    """What was sent is noted at the runner: a stage that names another place would have it believed of this one."""
+    errand, place = built(forge), forge.runner.parent / "quarantine"
+    junk = dict.fromkeys(cached(errand), b"junk")
+    for oid, data in junk.items():
+        lay(place, oid, data)
+    for name in (".dvc/config", ".dvc/config.local"):
+        text = (errand.root / name).read_text()
+        (errand.root / name).write_text(text.replace(str(place), str(tmp_path / "stolen")))
+    with (errand.root / ".dvc/config.local").open("a") as stream:
+        stream.write(f"['remote \"other\"']\n    url = {tmp_path / 'stolen'}\n")
+    push(errand, TONE, FINAL)
+    assert objects(place) == cached(errand)
+    assert not (tmp_path / "stolen").exists()
 
 
 def test_what_another_runner_sent_is_read_back_and_left(forge: Forge) -> None:
@@ -130,7 +152,7 @@ def test_a_record_of_another_stage_does_not_go(forge: Forge) -> None:
 def test_notes_of_what_is_new_alone(forge: Forge, tmp_path: Path) -> None:
     """What the tree's own commit records already, another machine finds there."""
     keys = {name: make_key(tmp_path, name) for name in ("one", "two")}
-    errand = replace(built(forge), key=str(keys["one"]))
+    errand = signing(built(forge), keys["one"])
     assert public_line(keys["one"]) != public_line(keys["two"])
     push(errand, TONE)
     notes = tmp_path / "quarantine/varietal/progress_notes/requests" / errand.commits[0]
@@ -143,7 +165,7 @@ def test_notes_of_what_is_new_alone(forge: Forge, tmp_path: Path) -> None:
     shutil.rmtree(notes)
     forge.fetch()
     assembled = forge.assemble("origin/wish")
-    later = replace(errand_of(assembled.root, assembled), remote="quarantine", key=errand.key)
+    later = replace(errand_of(assembled.root, assembled), remote="quarantine", signs=True)
     write_built(assembled.root, "support", {"tone": b"one", "final": b"another"})
     push(later, TONE, FINAL)
     notes = notes.with_name(later.commits[0])
@@ -158,7 +180,7 @@ def test_notes_go_when_git_has_what_they_say(forge: Forge, tmp_path: Path, monke
     rule = f"runners: {{requests: {{gpu-1: {public_line(key)}}}}}\n"
     forge.main({"params.yaml": (forge.runner / "params.yaml").read_text() + rule})
     git(forge.author, "pull", "--quiet", "origin", "main")
-    errand = replace(built(forge), key=str(key))
+    errand = signing(built(forge), key)
     push(errand, TONE, FINAL)
     notes = tmp_path / "quarantine/varietal/progress_notes/requests" / errand.commits[0]
     assert len([*notes.iterdir()]) == 2

@@ -446,13 +446,14 @@ def test_a_false_record_of_a_training_is_told(built: Team) -> None:
     assert [one.field for one in row.mismatches] == ["metrics.train_loss.value"]
 
 
-def test_rows_that_are_no_longer_there_are_named(built: Team) -> None:
-    record = built.record("tone")
+def test_rows_that_are_no_longer_there_are_named(built: Team, tmp_path: Path) -> None:
+    team = built.copy(tmp_path / "team")
+    record = team.record("tone")
     source = next(one.source for one in record.inputs if one.role == "data")
-    path = built.root / source.removeprefix("data:")
+    path = team.root / source.removeprefix("data:")
     path.write_bytes(path.read_bytes() + path.read_bytes())
     with pytest.raises(NotFoundError) as caught:
-        trained_again(built, record)
+        trained_again(team, record)
     assert caught.value.where == source.removeprefix("data:")
 
 

@@ -251,4 +251,6 @@ def test_a_newer_tool_changes_nothing_until_it_is_told_to(
     # The tool of before sees at once that it is too old.
     monkeypatch.undo()
     old = team.call("varietal", "lint")
-    assert (old.code, old.err.splitlines()[0]) == (4, "params.yaml:18: recipes.cast: revision 2, this tool has 1")
+    lines = (team.root / "params.yaml").read_text().splitlines()
+    place = f"params.yaml:{lines.index('  cast: 2') + 1}"
+    assert (old.code, old.err.splitlines()[0]) == (4, f"{place}: recipes.cast: revision 2, this tool has 1")

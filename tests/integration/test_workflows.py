@@ -371,7 +371,7 @@ def _promote(loop: Loop, before: str) -> None:
     kept = (*origin, "for-each-ref", "--format=%(refname)", "refs/heads/varietal")
     assert loop.team.must(*kept).out == "refs/heads/varietal/built/add-support\n"
     loop.team.must(*origin, "config", "receive.denyDeletes", "false")  # the token of that job writes
-    assert loop.hosted("promote", "retire", **push)["printed"] == "varietal/built/add-support\n"
+    assert loop.hosted("retire", "retire", **push)["printed"] == "varietal/built/add-support\n"
     assert loop.team.must(*kept).out == ""
     loop.team.must("git", "revert", "--no-edit", "HEAD")
     loop.team.must("git", "push", "--quiet", "origin", "main")

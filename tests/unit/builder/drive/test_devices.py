@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.drive.devices import Devices, lock_folder
-from registry.errors import MachineError
+from builder.drive.slots import Slot, Slots
+from builder.edges import Address
+from registry.errors import InvalidError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +40,10 @@ LIMIT_S = 20
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of its own, and no driver."""
+    """A folder for temporary files of its own, and a driver that knows no GPU."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 0\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
@@ -179,3 +182,56 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
         devices(tmp_path, "a")
     assert caught.value.mend == "remove it, or set TMPDIR for every build of this machine alike"
     assert devices(tmp_path).names == ()
+
+
+def test_a_folder_that_was_removed_during_a_build_is_made_anew(tmp_path: Path) -> None:
+    found = devices(tmp_path, "a")
+    shutil.rmtree(lock_folder())
+    assert take(found) == "a"
+    assert take(devices(tmp_path, "a")) == "", "it is locked for others too"
+
+
+def test_a_gpu_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidError, match="one GPU is named twice, as a and as a"):
+        devices(tmp_path, "a", "b", "a")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-abc-1'\n")
+    with pytest.raises(InvalidError, match="one GPU is named twice, as 0 and as GPU-abc"):
+        devices(tmp_path, "0", "GPU-abc")
+
+
+def test_a_driver_that_does_not_answer_is_no_driver_without_gpus(tmp_path: Path) -> None:
+    """Else one build would lock a GPU by its number, and another by its id."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    with pytest.raises(MachineError, match="the driver does not say which GPU is which"):
+        devices(tmp_path, "0")
+    assert devices(tmp_path).names == ()
+
+
+def test_a_lock_holds_that_nobody_can_be_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert take(devices(tmp_path, "a")) == "a"
+    said: list[str] = []
+    assert take(devices(tmp_path, "a", said=said)) == ""
+    assert said == ["waiting for a GPU: a is in use by another build"]
+
+
+def test_a_job_that_needs_two_and_finds_one_waits_and_is_told_once(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    found, other = devices(tmp_path, "a", "b", said=said), devices(tmp_path, "a", "b")
+    slots, stage = Slots([Slot()], found, takes=2), Address(variant="v", stage="s")
+    assert [slots.hold(stage, 0) for _ in range(5)] == [False] * 5
+    assert len(said) == 1
+    assert take(other) == "b", "nobody waits with some"
+    other.give_back("b")
+    holder.kill()
+    holder.wait()
+    assert slots.hold(stage, 0)
+    slots.let_go(0)
+    assert take(other) == "a"
+    assert not slots.hold(stage, 0)
+    assert len(said) == 2, "the next wait is told of again"

@@ -62,3 +62,8 @@ def test_a_token_in_the_home_folder_is_sent_only_where_the_runner_lets_tokens_th
     name = "HF_HUB_DISABLE_IMPLICIT_TOKEN"
     assert stage_environment({"HOME": "home"})[name] == "1"
     assert name not in stage_environment({"HOME": "home"}, passed=["HF_TOKEN"])
+
+
+def test_a_gpu_is_named_in_the_order_by_which_it_is_locked() -> None:
+    found = stage_environment({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, device="1")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")

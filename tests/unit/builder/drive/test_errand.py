@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.drive.errand import Errand, errand_of
-from builder.drive.noting import signing_key
+from builder.drive.noting import can_sign
 from registry.errors import Error, InvalidError
 from registry.progress_note import Scope
 from tests.keys import make_key, public_line
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ERRAND = Errand(
-    root=Path("/tree"), home=Path("/home"), remote="quarantine", kind="requests", commits=("a", "b"), base="c", key="k"
+    root=Path("/tree"),
+    home=Path("/home"),
+    remote="quarantine",
+    kind="requests",
+    commits=("a", "b"),
+    base="c",
+    signs=True,
 )
 
 
@@ -63,6 +69,25 @@ def test_a_tree_of_a_request_that_is_built_by_hand_is_of_no_known_state(root: Pa
     assert errand_of(root, None) == Errand(root=root, home=root, kind="requests")
 
 
+def test_what_was_merged_in_is_no_state_of_the_branch(root: Path) -> None:
+    first = commit(root, "Begin")
+    git(root, "checkout", "--quiet", "-b", "other")
+    other = commit(root, "Elsewhere")
+    git(root, "checkout", "--quiet", "main")
+    second = commit(root, "Go on")
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    git(root, *who, "merge", "--quiet", "--no-edit", "other")
+    errand = errand_of(root, None)
+    assert errand.commits == (errand.base, second, first)
+    assert other not in errand.commits
+
+
+def sets(root: Path, key: str) -> None:
+    """Write the setting of the runner."""
+    (root / ".varietal").mkdir(exist_ok=True)
+    (root / ".varietal/runner.yaml").write_text(f"progress_key: {key}\n")
+
+
 @pytest.fixture
 def said() -> list[str]:
     return []
@@ -74,11 +99,13 @@ def test_a_key_that_main_names_signs(root: Path, tmp_path: Path, said: list[str]
     (root / "params.yaml").write_text(f"bases: {{}}\nrunners: {{branches: {{gpu-1: {public_line(key)}}}}}\n")
     commit(root, "Begin")
     errand = errand_of(root, None)
-    assert signing_key(errand, "gpu", said.append) == str(key)
-    assert signing_key(errand, str(key), said.append) == str(key)
-    assert signing_key(errand, "", said.append) == ""
+    assert not can_sign(errand, said.append)
+    for path in ("gpu", str(key)):
+        sets(root, path)
+        assert can_sign(errand, said.append)
     assert said == []
-    assert signing_key(errand, str(make_key(tmp_path, "other")), said.append) == ""
+    sets(root, str(make_key(tmp_path, "other")))
+    assert not can_sign(errand, said.append)
     assert len(said) == 1
     assert said[0].startswith(
         "no progress note: runners.branches of params.yaml on the main branch does not name the key of this runner, "
@@ -107,6 +134,7 @@ def test_a_key_that_cannot_sign_is_told_before_anything_is_computed(
     root: Path, tmp_path: Path, make: Callable[[Path], str], code: int
 ) -> None:
     commit(root, "Begin")
+    sets(root, make(tmp_path))
     with pytest.raises(Error) as caught:
-        signing_key(errand_of(root, None), make(tmp_path), lambda _: None)
+        can_sign(errand_of(root, None), lambda _: None)
     assert caught.value.exit_code == code

@@ -46,3 +46,13 @@ def test_a_log_that_is_not_there_yet_is_shown_empty(tmp_path: Path) -> None:
     stream = io.StringIO()
     Screen(stream).show([Seen(address=A, since_s=0, log=tmp_path / "gone", device="")], 0)
     assert stream.getvalue() == "\r\x1b[J    0:00 v:a  \n"
+
+
+def test_words_of_a_stage_steer_no_terminal() -> None:
+    stream = io.StringIO()
+    view = Screen(stream)
+    view.note("bad \x1b[2J\x07 note\nsecond")
+    view.ended(Outcome(address=A, became="failed", exit_code=8, reason="\x1b]0;title\x07"))
+    assert "\x1b" not in stream.getvalue().replace("\r\x1b[J", "")
+    assert "\x07" not in stream.getvalue()
+    assert stream.getvalue().splitlines()[2] == "second"
