@@ -81,13 +81,19 @@ def _trained_type(name: str, stages: Mapping[str, object]) -> str:
 
 
 def _over_time(settings: AdapterSettings, stage: TrainStage | PretrainStage) -> Iterator[Clash]:
-    """AdaLoRA needs steps to drop ranks in."""
+    """AdaLoRA needs steps to drop ranks in, and has its ranks only at the end."""
     steps = stage.train.steps
     if isinstance(settings, AdaloraSettings) and steps and settings.tinit + settings.tfinal >= steps - 1:
         yield Clash(
             path=("adapter", "tinit"),
             problem=f"of {steps} steps {settings.tinit} come before ranks are dropped, {settings.tfinal} after",
             mend="lower `tinit` and `tfinal`, or train longer",
+        )
+    if isinstance(settings, AdaloraSettings) and getattr(stage.train, "keep", "last") == "best":
+        yield Clash(
+            path=("train", "keep"),
+            problem="adalora drops ranks until the end, and those of an earlier step are no longer there",
+            mend="write `keep: last`",
         )
 
 

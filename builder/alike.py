@@ -35,6 +35,7 @@ def runner_like(record: Record, runner: Runner, *, on_cpu: bool) -> Runner:
         compile="always" if COMPILED_LAYERS in record.depends_on else "never",
         checkpoint_steps=_NO_CHECKPOINTS,
         processes=1,
+        report_to=(),  # it is no training of its own
     )
 
 

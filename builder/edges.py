@@ -25,6 +25,7 @@ from builder.manifest import (
 )
 from builder.names import BASE
 from builder.reward_settings import RewardFunction
+from builder.row_form import is_one_row
 from builder.train_data import data_settings, held_out
 from builder.train_stages import TrainStage
 from builder.weighting import Weighting
@@ -55,12 +56,21 @@ class Edge:
     @property
     def said(self) -> Mapping[str, JSON]:
         """What its action says of it."""
-        return said(self.settings, self.source.format if isinstance(self.source, DataFile) else "")
+        source = self.source
+        return said(self.settings, source.format, source.path) if isinstance(source, DataFile) else self.settings
 
 
-def said(settings: Mapping[str, JSON], data_format: str) -> Mapping[str, JSON]:
-    """What decides the bytes beside an input's own: of data, also the format, since rows may be readable in several."""
-    return {**settings, "format": data_format} if data_format else settings
+def said(settings: Mapping[str, JSON], data_format: str, path: str) -> Mapping[str, JSON]:
+    """What decides the bytes beside an input's own: of data, also how its rows are read.
+
+    Args:
+        settings: What the stage says on the input.
+        data_format: What the rows of data are; empty for anything else.
+        path: The data file, or its name: the name tells a text, which is one row, from rows of a line each.
+    """
+    if not data_format:
+        return settings
+    return {**settings, "format": data_format} | ({"rows": "one"} if is_one_row(path) else {})
 
 
 def resolve(manifest: Manifest, name: str) -> Address:

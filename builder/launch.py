@@ -24,7 +24,7 @@ from builder.engines.checkpoints import any_checkpoint
 from builder.engines.schedule import kept_split, share_of
 from builder.rank_member import MEETING_FILE, started
 from builder.rank_messages import Ended, Failed, Started, Talk, Task
-from builder.ranks import RANKS_FOLDER, can_share, choose_ranks
+from builder.ranks import RANKS_FOLDER, can_share, check_kept, choose_ranks
 from registry.counted import counted
 from registry.errors import ConflictError, MachineError
 
@@ -79,6 +79,7 @@ def together(name: str, kind: Kind, context: Context[Any], *, where: str) -> Cal
         context.say(f"{where}: goes on with {counted(kept.processes, 'process', 'processes')}, as it began")
     if ranks is None:
         return None
+    check_kept(context.settings.train, ranks.sharding)
     if kept is None:  # refused before anything heavy is loaded
         share_of(context.settings.train.batch, devices=ranks.count, wanted=context.runner.micro_batch)
     if kept is None and ranks.sharding != context.runner.sharding:

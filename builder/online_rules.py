@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.adapter_types.lora import LoraSettings
+from builder.adapter_types.table import dropouts
 from builder.clash import Clash
 from builder.online_settings import DistillTraining, GrpoTraining, RatedTraining, RlooTraining
 
@@ -55,20 +57,21 @@ def distill_clashes(training: DistillTraining, adapter: object, data_format: str
 
 
 def _dropout_clashes(adapter: object) -> Iterator[Clash]:
-    if getattr(adapter, "dropout", 0.0):
+    for key in dropouts(adapter):
         yield Clash(
-            path=("adapter", "dropout"),
+            path=("adapter", key),
             problem="answers that are learnt from are not sampled through a dropout",
             mend="write 0",
         )
 
 
-def rated_clashes(training: RatedTraining, rewards: Mapping[str, Any]) -> Iterator[Clash]:
+def rated_clashes(training: RatedTraining, rewards: Mapping[str, Any], adapter: object) -> Iterator[Clash]:
     """Settings of a training on rated answers that contradict each other.
 
     Args:
         training: The stage's ``train`` table, defaults filled in.
         rewards: Its ``rewards`` table.
+        adapter: Its ``adapter`` table; ``None`` where it has none.
     """
     if training.batch % training.num_generations:
         yield _train(
@@ -78,6 +81,12 @@ def rated_clashes(training: RatedTraining, rewards: Mapping[str, Any]) -> Iterat
         )
     if rewards and not any(one.weight for one in rewards.values()):
         yield Clash(path=("rewards",), problem="every weight is 0, so all answers are alike", mend="weigh one of them")
+    if training.beta and isinstance(adapter, LoraSettings) and adapter.bias != "none":
+        yield Clash(
+            path=("adapter", "bias"),
+            problem="biases are the model's own, so the reference that `beta` holds answers to would move with them",
+            mend="write `bias: none`, or `train: {beta: 0}`",
+        )
     if isinstance(training, GrpoTraining):
         yield from _grpo_clashes(training, len(rewards))
     if isinstance(training, RlooTraining) and training.reward_clip_range:

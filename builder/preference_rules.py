@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from builder.adapter_types.table import dropouts
 from builder.clash import Clash
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from builder.train_settings import CpoTraining, DpoTraining, KtoTraining
 
-__all__ = ["SORTED", "cpo_clashes", "dpo_clashes", "dropout_clashes", "kto_clashes"]
+__all__ = ["SORTED", "cpo_clashes", "dpo_clashes", "dropout_clashes", "kto_clashes", "likelihood_weight"]
 
 SORTED: Final = frozenset({"aot", "aot_unpaired"})
 """Losses of DPO that compare the rows of a batch with each other, in the order of their margins."""
@@ -25,16 +26,16 @@ _MEANS: Final = ("simpo", "ipo")
 
 
 def dropout_clashes(kind: str, adapter: object) -> Iterator[Clash]:
-    """A dropout that TRL would turn off: answers are compared by what the whole model finds of them.
+    """A dropout: answers are compared by what the whole model finds of them.
 
     Args:
         kind: Kind of the stage.
         adapter: Its ``adapter`` table; ``None`` without one.
     """
-    if getattr(adapter, "dropout", 0.0):
+    for key in dropouts(adapter):
         yield Clash(
-            path=("adapter", "dropout"),
-            problem=f"{kind} compares answers without dropout, so nothing would be dropped",
+            path=("adapter", key),
+            problem=f"{kind} compares answers by the whole model, without dropout",
             mend="take it out",
         )
 
@@ -141,3 +142,14 @@ def cpo_clashes(training: CpoTraining) -> Iterator[Clash]:
             problem=f"AlphaPO shapes the probability of a mean token; {training.loss} takes that of the whole answer",
             mend="write 0, or `loss: simpo`",
         )
+
+
+def likelihood_weight(training: CpoTraining) -> float:
+    """Weight of the likelihood of the better answer: as written, else that of the loss as its paper has it.
+
+    Args:
+        training: The stage's ``train`` table of a ``cpo``.
+    """
+    if training.cpo_alpha is not None:
+        return training.cpo_alpha
+    return 0.0 if training.loss == "simpo" else 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from registry.counted import counted
-from registry.errors import MachineError
+from registry.errors import InvalidError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ __all__ = [
     "Ranks",
     "Sharding",
     "can_share",
+    "check_kept",
     "choose_ranks",
     "rank_environment",
 ]
@@ -75,6 +76,24 @@ def can_share(settings: Any, *, goes_on: bool) -> bool:  # noqa: ANN401 - the ta
         and adapter.bias == "none"
         and not (adapter.dora or adapter.changes_base)
     )
+
+
+def check_kept(training: Any, sharding: Sharding) -> None:  # noqa: ANN401 - the `train` table of any training stage
+    """Refuse to keep the best weights where no process has all of them.
+
+    Args:
+        training: The stage's ``train`` table.
+        sharding: Whether each process holds all of the model.
+
+    Raises:
+        InvalidError: They would have to be kept in parts.
+    """
+    if getattr(training, "keep", "last") == "best" and sharding != "none":
+        raise InvalidError(
+            "one process would keep the best weights, and each has a part of the model only",
+            where="train.keep",
+            mend="write `keep: last`, or take `sharding` out of .varietal/runner.yaml",
+        )
 
 
 def choose_ranks(

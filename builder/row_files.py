@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 
 from builder.data_folder import data_files
 from builder.row_error import RowError, kind_of
+from builder.row_form import PACKINGS, form_of, is_one_row
 from registry import canonical
 from registry.errors import InvalidError
 
@@ -33,7 +34,6 @@ MAX_ROW_BYTES: Final = 16 << 20
 _BLOCK_CHARACTERS: Final = 1 << 20
 _PARQUET_ROWS: Final = 256
 _MAX_DEPTH: Final = 64
-_UNPACKED: Final = ("gz", "bz2", "xz", "zst")
 _IN_FOLDERS: Final = ("jsonl", "ndjson", "json", "parquet", "txt", "md")
 _BROKEN: Final = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
@@ -53,12 +53,12 @@ def entries(path: Path, *, where: str) -> Iterator[Entry]:
         yield from _numbered(path, where)
         return
     for name in data_files(path):
-        if _form(name) not in _IN_FOLDERS:
+        if form_of(name) not in _IN_FOLDERS:
             raise InvalidError(
                 "a file that holds no rows, by its name",
                 where=f"{where}/{name}",
                 mend=f"take it out of the folder; files of rows end in .{', .'.join(_IN_FOLDERS)}, or one of these and "
-                f".{', .'.join(_UNPACKED)}",
+                f".{', .'.join(PACKINGS)}",
             )
         yield from _numbered(path / name, f"{where}/{name}")
 
@@ -77,12 +77,12 @@ def _numbered(path: Path, file: str) -> Iterator[Entry]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, JSON] | RowError]:
-    form = _form(path.name)
+    form = form_of(path.name)
     if form == "parquet":
         yield from _parquet_rows(path)
         return
     with _opened(path) as stream:
-        if form in {"txt", "md"}:
+        if is_one_row(path.name):
             yield _text_row(stream)
             return
         first = stream.readline(MAX_ROW_BYTES + 1)
@@ -93,13 +93,6 @@ def _rows(path: Path) -> Iterator[dict[str, JSON] | RowError]:
         while line:
             yield _line_row(line)
             line = stream.readline(MAX_ROW_BYTES + 1)
-
-
-def _form(name: str) -> str:
-    """The last part of a name that says what is in the file, less what it is packed with."""
-    parts = name.lower().split(".")
-    packed = len(parts) > 1 and parts[-1] in _UNPACKED
-    return parts[-2] if packed and len(parts) > 2 else parts[-1]  # noqa: PLR2004 - name, form, packing
 
 
 @contextmanager

@@ -332,7 +332,7 @@ def _recorded(inputs: tuple[Input, ...]) -> tuple[RecordInput, ...]:
     for one in inputs:
         groups.setdefault((one.role, one.digest), []).append(one)
     for some in groups.values():
-        some.sort(key=lambda one: encode({**said(one.settings, one.format)}))
+        some.sort(key=lambda one: encode({**said(one.settings, one.format, one.path.name)}))
     ordered = [groups[one.role, one.digest].pop(0) for one in inputs]
     return tuple(
         RecordInput(

@@ -55,7 +55,7 @@ def training_clashes(stage: TrainStage | PretrainStage, data_format: str) -> Ite
         yield from cpo_clashes(stage.train)
     if isinstance(stage, GrpoStage | RlooStage):
         yield from sampled_clashes(stage.train, stage.adapter)
-        yield from rated_clashes(stage.train, stage.rewards)
+        yield from rated_clashes(stage.train, stage.rewards, stage.adapter)
     if isinstance(stage, DistillStage):
         yield from distill_clashes(stage.train, stage.adapter, data_format)
 

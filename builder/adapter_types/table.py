@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - the shapes are made from the classes' hints
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from builder.shapes import Number
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from builder.clash import Clash
 
-__all__ = ["AdapterTable", "Base", "Dropout", "OnMatrices", "Peft", "Seed", "Shapes", "matrices_of"]
+__all__ = ["AdapterTable", "Base", "Dropout", "OnMatrices", "Peft", "Seed", "Shapes", "dropouts", "matrices_of"]
 
 Shapes: TypeAlias = "Sequence[tuple[int, ...]]"
 """Shapes of weights as their modules see them: ``(out, in)`` of a matrix, ``(length,)`` of a vector."""
@@ -40,6 +40,16 @@ class Peft:
 
 Dropout: TypeAlias = Annotated[float, Number(minimum=0, below=1)]
 Seed: TypeAlias = Annotated[int, Number(minimum=0, maximum=2**32 - 1)]
+
+
+def dropouts(adapter: object) -> tuple[str, ...]:
+    """Keys of the dropouts that are on: of inputs, of rows of the change, of whole weights.
+
+    Args:
+        adapter: The table of an adapter; ``None`` without one.
+    """
+    keys = [one.name for one in fields(adapter)] if is_dataclass(adapter) else []
+    return tuple(key for key in keys if key.endswith("dropout") and getattr(adapter, key))
 
 
 def matrices_of(shapes: Shapes) -> list[tuple[int, int]]:

@@ -74,7 +74,11 @@ def leave_notes(errand: Errand, goods: Iterable[Goods], files: RemoteFiles, say:
     Returns:
         How many were written.
     """
-    key = _key(errand) if errand.signs else None
+    try:
+        key = _key(errand) if errand.signs else None
+    except Error as error:  # somebody has changed the settings since
+        say(f"{NO_NOTE}: {error.what} ({error.where})")
+        return 0
     if key is None:
         return 0
     count, scope = 0, errand.scopes[0]

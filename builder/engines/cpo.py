@@ -10,6 +10,7 @@ from builder.engines.experimental import reads_tokens, trainer_of
 from builder.engines.loop import run
 from builder.engines.pairs import held_out, order_of, sequences
 from builder.engines.rendered import reader_of
+from builder.preference_rules import likelihood_weight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from builder.stages.tokens import Pair
     from builder.train_settings import CpoTraining
 
-__all__ = ["likelihood_weight", "train_cpo"]
+__all__ = ["train_cpo"]
 
 
 def train_cpo(
@@ -70,10 +71,3 @@ def train_cpo(
     tokens = [pairs[row].tokens(training.max_length) for row in order]
     numbers = [pairs[row].rows for row in order]
     return run(trainer, job, tokens=tokens, rows=numbers, measured=measured(job, evaluation))
-
-
-def likelihood_weight(training: CpoTraining) -> float:
-    """Weight of the likelihood of the better answer: as written, else that of the loss as its paper has it."""
-    if training.cpo_alpha is not None:
-        return training.cpo_alpha
-    return 0.0 if training.loss == "simpo" else 1.0

@@ -13,7 +13,7 @@ from builder.engines.compiling import LENGTHS
 from builder.engines.evaluation import measured, measuring
 from builder.engines.loop import run
 from builder.engines.ranks import shared
-from builder.engines.reference import reference_log_probs
+from builder.engines.reference import keep_reference, reference_log_probs
 from builder.engines.rendered import reader_of
 from builder.engines.schedule import by_length, visit_order
 
@@ -78,6 +78,7 @@ def train_dpo(
         processing_class=reader_of(tokenizer),
         peft_config=new_adapter,
     )
+    keep_reference(trainer.model)
     # The reference's pass goes over rows of like lengths, each once, and only those that are trained on.
     used = sorted(set(visits), key=lambda row: -lengths[row])
     rows = [_row(pairs[row], training.max_length) for row in used]

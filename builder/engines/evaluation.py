@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from registry.errors import InvalidError, MachineError
+from builder.ranks import check_kept
+from registry.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,12 +53,7 @@ def measuring(job: Job, evaluation: Sequence[object] | None) -> dict[str, Any]:
     if not evaluation:
         return {}
     training = cast("EvaluatedTraining", job.training)
-    if training.keep == "best" and job.split.sharding != "none":
-        raise InvalidError(
-            "one process would keep the best weights, and each has a part of the model only",
-            where="train.keep",
-            mend="write `keep: last`, or take `sharding` out of .varietal/runner.yaml",
-        )
+    check_kept(training, job.split.sharding)
     return {
         "eval_strategy": "steps",
         "eval_steps": interval(training, job.steps),

@@ -13,6 +13,7 @@ from builder.engines.arguments import arguments
 from builder.engines.evaluation import measured, measuring
 from builder.engines.loop import run
 from builder.engines.ranks import shared, spread
+from builder.engines.reference import keep_reference
 from builder.engines.rendered import reader_of
 from builder.engines.schedule import by_length, visit_order
 from registry.errors import MachineError
@@ -88,6 +89,7 @@ def train_kto(
         processing_class=reader_of(tokenizer),
         peft_config=new_adapter,
     )
+    keep_reference(trainer.model)
     trainer.precompute_ref_logps = True
     trainer.train_dataset = _table(trainer, job, [answers[row] for row in order])
     if evaluation:

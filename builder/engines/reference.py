@@ -1,19 +1,46 @@
-"""What the reference of a preference training gives its rows: log-probabilities, worked out before the first step."""
+"""The reference of a training: an adapter as it came; and its log-probabilities, worked out before the first step."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from builder.engines.ranks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["COLUMNS", "reference_log_probs"]
+__all__ = ["COLUMNS", "keep_reference", "reference_log_probs"]
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 """As TRL's collator calls them."""
+
+_TRAINED: Final = "default"
+_KEPT: Final = "ref"  # TRL's name of the copy
+
+
+def keep_reference(model: Any) -> None:  # noqa: ANN401 - PEFT has no types
+    """Make the adapter that a trainer keeps as its reference the adapter that goes on, in every tensor.
+
+    TRL copies those whose name has ``.default.`` in it. Most types keep theirs under names that end in ``.default``,
+    as does LoRA on an embedding, and the copy of those would stay freshly initialised.
+
+    Args:
+        model: The trainer's model, before the first step. Without such a copy nothing happens.
+    """
+    if _KEPT not in getattr(model, "peft_config", {}):
+        return
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if _TRAINED in parts:
+            copy = ".".join(_KEPT if part == _TRAINED else part for part in parts)
+            # What one tensor serves for both has no second name.
+            if copy in tensors:
+                tensors[copy].data.copy_(tensor.data)
 
 
 def reference_log_probs(

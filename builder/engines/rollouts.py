@@ -14,6 +14,7 @@ from datasets import Dataset
 from builder.engines.arguments import arguments
 from builder.engines.loop import run
 from builder.engines.nucleus import sampling_trainer
+from builder.engines.reference import keep_reference
 from builder.engines.rendered import reader_of
 from builder.engines.schedule import visit_order
 
@@ -93,6 +94,7 @@ def train_rated(
         processing_class=listener_of(tokenizer),
         peft_config=new_adapter,
     )
+    keep_reference(trainer.model)
     return train_sampled(trainer, job, visited(asked["row"], training))
 
 

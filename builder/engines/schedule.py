@@ -2,7 +2,8 @@
 
 A batch is global. With N devices each takes ``batch / N`` rows of it, in micro-batches that fit its memory; gradients
 are summed over micro-batches and devices before the optimiser's step. The rows of step k are the same under every
-split, so a split changes rounding and nothing else.
+split. So a split changes rounding, and nothing else but where a loss takes its mean over the tokens of a micro-batch
+or holds the rows of one against each other: `builder/stages/neighbours.py` names those losses.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _FILE = "split.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """How one optimiser step is computed; the bytes of the result depend on it, through rounding.
+    """How one optimiser step is computed; the bytes of the result depend on it, in most losses through rounding alone.
 
     Attributes:
         micro_batch: Rows at once on one device.

@@ -31,7 +31,7 @@ class DataRows:
     """Rows of one format.
 
     Attributes:
-        rows: The rows; those of several sets one set after another.
+        rows: The rows; those of several sets one set after another, in the order of the sets' digests.
         format: Their format: one of :data:`builder.row_shapes.FORMATS`.
         places: Where each row stands, such as ``data/tickets.jsonl, row 7``.
         source: The data sets, for messages.
@@ -51,7 +51,7 @@ def training_rows(context: Context[Any]) -> DataRows:
     Raises:
         InvalidError: A row is faulty, or is learnt and measured on; or nothing is left to learn from.
     """
-    inputs, held = context.all("data"), context.all("eval")
+    inputs, held = _in_order(context.all("data")), context.all("eval")
     sets = [list(_parted(one, measured=False)) for one in inputs]
     for one, rows in zip(inputs, sets, strict=True):
         if not rows:
@@ -60,6 +60,8 @@ def training_rows(context: Context[Any]) -> DataRows:
         _refuse_shared(one, zip(inputs, sets, strict=True))
     format_ = normal_format(inputs[0].format)
     source = ", ".join(one.source for one in inputs)
+    if format_ == "prompts":
+        _refuse_two_forms(sets)
     if len(inputs) == 1:
         return _found(sets[0], format_, source)
     weights = [float(str(one.settings["weight"])) for one in inputs]
@@ -82,7 +84,7 @@ def evaluation_rows(context: Context[Any]) -> DataRows | None:
     inputs = context.all("eval")
     rows = [row for one in inputs for row in placed_rows(one.path, one.format, where=one.file)]
     if not inputs:
-        inputs = tuple(one for one in context.all("data") if "held_out" in one.settings)
+        inputs = _in_order(one for one in context.all("data") if "held_out" in one.settings)
         rows = [row for one in inputs for row in _parted(one, measured=True)]
     if not inputs:
         return None
@@ -90,6 +92,11 @@ def evaluation_rows(context: Context[Any]) -> DataRows | None:
     if not rows:
         raise InvalidError("no row is held out", where=source, mend="hold out a larger share, or name a set of its own")
     return _found(rows, normal_format(inputs[0].format), source)
+
+
+def _in_order(sets: Iterable[Input]) -> tuple[Input, ...]:
+    """Sets in an order of their own: an action does not tell in which order a manifest names them."""
+    return tuple(sorted(sets, key=lambda one: (str(one.digest), float(str(one.settings.get("weight", 0))), one.format)))
 
 
 def _parted(one: Input, *, measured: bool) -> Iterator[PlacedRow]:
@@ -100,6 +107,22 @@ def _parted(one: Input, *, measured: bool) -> Iterator[PlacedRow]:
         held = share > 0 and is_held_out(row_key(format_, row.row), share)
         if held == measured:
             yield row
+
+
+def _refuse_two_forms(sets: Iterable[Sequence[PlacedRow]]) -> None:
+    """A trainer asks either texts or conversations; rows of one file are alike already."""
+    texts, chats = "", ""
+    for row in (row for rows in sets for row in rows):
+        if isinstance(row.row["prompt"], str):
+            texts = texts or _place(row)
+        else:
+            chats = chats or _place(row)
+    if texts and chats:
+        raise InvalidError(
+            "prompts are texts in one place and messages in another",
+            where=f"{texts}; {chats}",
+            mend='write all of them as messages, `[{"role": "user", "content": ...}]`, or all as texts',
+        )
 
 
 def _refuse_shared(held: Input, learnt: Iterable[tuple[Input, Sequence[PlacedRow]]]) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.preference_rules import SORTED
-from builder.stages.data_rows import evaluation_rows, training_rows
+from builder.stages.data_rows import training_rows
+from builder.stages.preferences import held_pairs
 from builder.stages.subject import open_subject
 from builder.stages.tokens import encode_pairs
 from builder.stages.trained import finish
 from builder.stages.training import check_length, make_job, start
 
 if TYPE_CHECKING:
-    from builder.engines.schedule import Split
     from builder.stage import Context, Outcome
-    from builder.stages.subject import Subject
-    from builder.stages.tokens import EncodedPairs
-    from builder.train_settings import DpoTraining
     from builder.train_stages import DpoStage
 
 __all__ = ["dpo"]
@@ -42,7 +38,7 @@ def dpo(context: Context[DpoStage]) -> Outcome:
         encoded = encode_pairs(subject.tokenizer, data.rows, max_length=limit, where=data.source, places=data.places)
         pairs, longest = encoded.pairs, max(pair.longest(limit) for pair in encoded.pairs)
         check_length(subject.model, longest, data)
-        held = _held(context, subject, limit)
+        held = held_pairs(context, subject, limit)
         job = make_job(
             context,
             device,
@@ -61,26 +57,5 @@ def dpo(context: Context[DpoStage]) -> Outcome:
             new_adapter=subject.new_adapter,
             evaluation=held.pairs if held else None,
         )
-        notes = (
-            *data.notes,
-            *encoded.notes(),
-            *(held.notes("held-out rows") if held else ()),
-            *_sorted(stage.train, job.split),
-        )
+        notes = (*data.notes, *encoded.notes(), *(held.notes("held-out rows") if held else ()))
         return finish(context, "dpo", subject, trained, job, notes=notes)
-
-
-def _held(context: Context[DpoStage], subject: Subject, limit: int) -> EncodedPairs | None:
-    """The pairs that are not learnt."""
-    rows = evaluation_rows(context)
-    if rows is None:
-        return None
-    found = encode_pairs(subject.tokenizer, rows.rows, max_length=limit, where=rows.source, places=rows.places)
-    check_length(subject.model, max(pair.longest(limit) for pair in found.pairs), rows)
-    return found
-
-
-def _sorted(training: DpoTraining, split: Split) -> tuple[str, ...]:
-    """Where a loss sorts rows, it sees those that are worked on together, and so the split has a say in it."""
-    losses = sorted(SORTED & set(training.loss))
-    return (f"{' and '.join(losses)} compared {split.micro_batch} rows at a time",) if losses else ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from builder.stages.answers import encode_answers, split_pairs
 from builder.stages.data_rows import evaluation_rows, training_rows
 from builder.stages.subject import open_subject
 from builder.stages.trained import finish
-from builder.stages.training import check_length, make_job, start
+from builder.stages.training import check_length, make_job, positions, start
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.stage import Context, Outcome
-    from builder.stages.answers import EncodedAnswers
+    from builder.stages.answers import Answer, EncodedAnswers
     from builder.stages.data_rows import DataRows
     from builder.train_stages import KtoStage
 
@@ -38,22 +41,33 @@ def kto(context: Context[KtoStage]) -> Outcome:
         subject = open_subject(context, device)
         limit = stage.train.max_length
         encoded, held = _encode(data, subject.tokenizer, limit), evaluation_rows(context)
-        measured = None if held is None else _encode(held, subject.tokenizer, limit)
         answers, longest = encoded.answers, max(answer.tokens(limit) for answer in encoded.answers)
         check_length(subject.model, longest, data)
-        # Each row is worked on twice: with its own answer, and with that of the row before it.
-        job = make_job(context, device, stage.train, rows=len(answers), row_tokens=2 * longest, model=subject.model)
+        measured = None if held is None else _encode(held, subject.tokenizer, limit)
+        if held is not None and measured is not None:
+            check_length(subject.model, max(answer.tokens(limit) for answer in measured.answers), held)
+        # Each row is worked on twice: with its own answer, and with that of the row before it, which may be longer than
+        # both rows are, and is cut where the model ends.
+        training = replace(stage.train, max_length=min(limit, positions(subject.model) or limit))
+        row_tokens = longest + _longest_crossed(answers, training.max_length)
+        job = make_job(context, device, training, rows=len(answers), row_tokens=row_tokens, model=subject.model)
         trained = train_kto(
             job,
             subject.model,
             subject.tokenizer,
             answers,
-            training=stage.train,
+            training=training,
             new_adapter=subject.new_adapter,
             evaluation=measured.answers if measured else None,
         )
         notes = (*data.notes, *encoded.notes(), *(measured.notes("held-out rows") if measured else ()))
         return finish(context, "kto", subject, trained, job, notes=notes)
+
+
+def _longest_crossed(answers: Sequence[Answer], limit: int) -> int:
+    """Tokens of the longest prompt with the longest answer, cut at a length: which rows meet is not known yet."""
+    longest = max(len(one.prompt) for one in answers) + max(len(one.completion) for one in answers)
+    return min(longest, limit)
 
 
 def _encode(data: DataRows, tokenizer: Any, limit: int) -> EncodedAnswers:  # noqa: ANN401 - transformers has no types

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -37,18 +39,37 @@ class LineChild:
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env=environment,
+            start_new_session=True,  # so that what it starts ends with it
         )
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
         self._rest = b""
+        self._ended = False
 
-    def tell(self, line: bytes) -> None:
-        """Send a line that has no answer; nothing happens where the process has ended."""
-        stream = self._process.stdin
-        try:
-            if stream is not None:
-                stream.write(line + b"\n")
-                stream.flush()
-        except BrokenPipeError:
-            pass
+    def tell(self, line: bytes, limit_s: float) -> None:
+        """Send a line that has no answer; nothing happens where the process has ended.
+
+        Args:
+            line: Without a line break.
+            limit_s: Seconds by the clock.
+
+        Raises:
+            TimeoutError: The process does not read it in time.
+        """
+        self._write(line, time.monotonic() + limit_s)
+
+    def _write(self, line: bytes, deadline: float) -> None:
+        stream, left = self._process.stdin, memoryview(line + b"\n")
+        while stream is not None and left:
+            _, ready, _ = select.select([], [stream], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            try:
+                left = left[os.write(stream.fileno(), left) :]
+            except BlockingIOError:  # room for less than the system takes at once
+                continue
+            except BrokenPipeError:
+                return
 
     def ask(self, line: bytes, limit_s: float) -> bytes:
         """Send a line and wait for one.
@@ -61,10 +82,10 @@ class LineChild:
             The answer, without its line break; empty where the process has ended.
 
         Raises:
-            TimeoutError: There is none in time.
+            TimeoutError: It is not read, or there is no answer, in time.
         """
-        self.tell(line)
         deadline, stream = time.monotonic() + limit_s, self._process.stdout
+        self._write(line, deadline)
         while stream is not None and b"\n" not in self._rest:
             ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -77,13 +98,23 @@ class LineChild:
         return answer
 
     def status(self) -> int:
-        """Wait for its end; below zero for the signal that ended it."""
+        """Wait for its end, and end all that it has started; below zero for the signal that ended it."""
+        if not self._ended:
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        self._end()
         return self._process.wait()
 
     def close(self) -> None:
-        """End it, whatever it is doing; more than once does no harm."""
-        self._process.kill()
+        """End it, whatever it is doing, and all that it has started; more than once does no harm."""
+        self._end()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
         self._process.wait()
+
+    def _end(self) -> None:
+        """End the group, while its leader is not reaped: afterwards its number may be another's."""
+        if not self._ended:
+            self._ended = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from builder.environment import Device
     from builder.stage import Context, Outcome
     from builder.stages.data_rows import DataRows
+    from builder.stages.subject import Subject
     from builder.stages.tokens import EncodedPairs, Pair
 
 __all__ = ["held_pairs", "train_on_pairs"]
@@ -60,7 +61,7 @@ def train_on_pairs(context: Context[Any], data: DataRows, device: Device, train:
         encoded = encode_pairs(subject.tokenizer, data.rows, max_length=limit, where=data.source, places=data.places)
         pairs, longest = encoded.pairs, max(pair.longest(limit) for pair in encoded.pairs)
         check_length(subject.model, longest, data)
-        held = held_pairs(context, subject.tokenizer, limit)
+        held = held_pairs(context, subject, limit)
         job = make_job(context, device, training, rows=len(pairs), row_tokens=2 * longest, model=subject.model)
         trained = train(
             job,
@@ -75,18 +76,20 @@ def train_on_pairs(context: Context[Any], data: DataRows, device: Device, train:
         return finish(context, context.settings.kind, subject, trained, job, notes=notes)
 
 
-def held_pairs(context: Context[Any], tokenizer: Any, limit: int) -> EncodedPairs | None:  # noqa: ANN401
+def held_pairs(context: Context[Any], subject: Subject, limit: int) -> EncodedPairs | None:
     """The pairs that are not learnt, to measure the loss on; ``None`` where nothing is measured.
 
     Args:
         context: The stage.
-        tokenizer: A transformers tokenizer.
+        subject: What is trained.
         limit: Tokens of prompt and answer; the end of a longer answer is cut off.
 
     Raises:
-        InvalidError: A row is faulty, or no pair is left.
+        InvalidError: A row is faulty or longer than the model's positions, or no pair is left.
     """
     rows = evaluation_rows(context)
     if rows is None:
         return None
-    return encode_pairs(tokenizer, rows.rows, max_length=limit, where=rows.source, places=rows.places)
+    found = encode_pairs(subject.tokenizer, rows.rows, max_length=limit, where=rows.source, places=rows.places)
+    check_length(subject.model, max(pair.longest(limit) for pair in found.pairs), rows)
+    return found

@@ -81,5 +81,5 @@ class Renderer:
             }
             environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._child = LineChild([sys.executable, "-P", str(_CHILD)], environment=environment)
-            self._child.tell(json.dumps(task).encode())
+            self._child.tell(json.dumps(task).encode(), _CLOCK_S)
         return self._child

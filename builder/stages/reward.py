@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder.stages.data_rows import training_rows
-from builder.stages.preferences import held_pairs
+from builder.stages.data_rows import evaluation_rows, training_rows
 from builder.stages.subject import open_subject
 from builder.stages.tokens import encode_pairs
 from builder.stages.trained import finish
@@ -50,7 +49,7 @@ def reward(context: Context[RewardStage]) -> Outcome:
         longest = max(pair.longest(limit) for pair in pairs)
         check_length(subject.model, longest, data)
         job = make_job(context, device, stage.train, rows=len(pairs), row_tokens=2 * longest, model=subject.model)
-        held = held_pairs(context, subject.tokenizer, limit)
+        held = _held(context, subject, limit)
         trained = train_reward(
             job,
             subject.model,
@@ -58,7 +57,7 @@ def reward(context: Context[RewardStage]) -> Outcome:
             pairs,
             training=stage.train,
             new_adapter=subject.new_adapter,
-            evaluation=_whole(held.pairs, limit, data) if held else None,
+            evaluation=held,
         )
         cut = len(data.rows) - len(pairs)
         left = (f"{cut} rows were left out: longer than max_length, and a score is read at the end",) if cut else ()
@@ -95,6 +94,17 @@ def _open(context: Context[RewardStage], device: Device) -> tuple[Subject, bool]
             mend="name `head` in it, too",
         )
     return subject, True
+
+
+def _held(context: Context[RewardStage], subject: Subject, limit: int) -> tuple[Pair, ...] | None:
+    """The pairs that are not learnt."""
+    rows = evaluation_rows(context)
+    if rows is None:
+        return None
+    encoded = encode_pairs(subject.tokenizer, rows.rows, max_length=limit, where=rows.source, places=rows.places)
+    pairs = _whole(encoded.pairs, limit, rows)
+    check_length(subject.model, max(pair.longest(limit) for pair in pairs), rows)
+    return pairs
 
 
 def _whole(pairs: Sequence[Pair], limit: int, data: DataRows) -> tuple[Pair, ...]:

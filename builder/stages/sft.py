@@ -9,6 +9,7 @@ from builder.stages.subject import open_subject
 from builder.stages.supervised import encode_supervised
 from builder.stages.trained import finish
 from builder.stages.training import check_length, make_job, start
+from registry.errors import InvalidError
 
 if TYPE_CHECKING:
     from builder.stage import Context, Outcome
@@ -37,6 +38,8 @@ def sft(context: Context[SftStage]) -> Outcome:
         check_length(subject.model, max(max(example.lengths) for example in encoded.examples), data)
         examples, longest = encoded.examples, max(len(example.input_ids) for example in encoded.examples)
         held = _held(context, subject, stage)
+        if stage.train.packing:
+            _check_packing(subject.model)
         job = make_job(
             context,
             device,
@@ -63,6 +66,19 @@ def sft(context: Context[SftStage]) -> Outcome:
             *_unlearnt_end(subject.tokenizer, encoded),
         )
         return finish(context, "sft", subject, trained, job, notes=notes)
+
+
+def _check_packing(model: Any) -> None:  # noqa: ANN401 - transformers has no types
+    """Refuse to pack rows for a model in which they would see each other."""
+    from builder.engines.packed import keeps_parts_apart  # noqa: PLC0415 - torch, once start() has set it up
+
+    if not keeps_parts_apart(model):
+        raise InvalidError(
+            f"rows packed into one sequence would see each other: a model of type {model.config.model_type!r} does not "
+            "keep them apart",
+            where="train.packing",
+            mend="write `packing: false`",
+        )
 
 
 def _held(context: Context[SftStage], subject: Subject, stage: SftStage) -> Encoded | None:

@@ -8,6 +8,7 @@ from builder.engines.curve import curve_lines
 from builder.engines.ranks import part
 from builder.environment import COMPILED_LAYERS, DEPENDS_ON
 from builder.stage import Outcome
+from builder.stages.neighbours import neighbour_notes
 from builder.stages.training import figures, remarks
 from registry.components import Network, spell_layers
 from registry.provenance import Provenance, ProvenanceInput
@@ -46,6 +47,7 @@ def finish(
     part()
     network = Network.from_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     change = "added" if subject.is_new else "overridden"
+    together = neighbour_notes(job.training, job.split.micro_batch, measured=bool(trained.measured))
     provenance = _provenance(context, kind, subject.method, network)
     return Outcome(
         type="model" if subject.is_model else "adapter",
@@ -60,7 +62,7 @@ def finish(
         depends_on=(*DEPENDS_ON, COMPILED_LAYERS) if job.split.compiled else DEPENDS_ON,
         device=job.device.name,
         micro_batch=job.split.micro_batch,
-        notes=(*notes, *subject.notes, *remarks(trained, job)),
+        notes=(*notes, *subject.notes, *together, *remarks(trained, job)),
         device_memory_mib=trained.memory_mib,
         curve=curve_lines(trained.history, trained.measured),
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.stages.data_rows import DataRows
     from builder.train_settings import Training
 
-__all__ = ["check_length", "figures", "make_job", "remarks", "start"]
+__all__ = ["check_length", "figures", "make_job", "positions", "remarks", "start"]
 
 _FIGURES = {
     "loss": "train_loss",
@@ -136,13 +136,23 @@ def check_length(model: Any, longest: int, data: Input | DataRows) -> None:  # n
     Raises:
         InvalidError: The longest row is longer than the model's positions.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = positions(model)
     if context is not None and longest > context:
         raise InvalidError(
             f"the longest row has {longest} tokens within max_length, the model reads at most {context}",
             where=f"train.max_length, with {data.source}",
             mend=f"write `train: {{max_length: {context}}}` or less",
         )
+
+
+def positions(model: Any) -> int | None:  # noqa: ANN401 - transformers has no types
+    """Most tokens that a model reads; ``None`` where it names no bound.
+
+    Args:
+        model: A transformers model, or PEFT's wrapper of one.
+    """
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def figures(trained: Trained) -> dict[str, dict[str, float]]:

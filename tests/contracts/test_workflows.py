@@ -290,7 +290,7 @@ def test_the_tool_has_every_verb_and_option_that_is_called(path: str) -> None:
 
 
 def gitlab_jobs() -> dict[str, dict[str, Any]]:
-    value = yaml12.load(_GITLAB, ".gitlab-ci.yml").value
+    value: Any = yaml12.load(_GITLAB, ".gitlab-ci.yml").value
     assert isinstance(value, dict)
     settings = {"workflow", "default", "variables"}
     return {name: job for name, job in value.items() if name not in settings and not name.startswith(".")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -110,6 +111,7 @@ def test_reuse_reaches_into_history_and_the_remote(team: Team) -> None:
     assert [other.record(stage, "later").reused_from for stage in STAGES] == [f"support:{stage}" for stage in STAGES]
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_commit_are_equal(built: Team, fresh: Team, tmp_path: Path) -> None:
     other = fresh.copy(tmp_path / "team")
     other.must("dvc", "repro")

@@ -19,10 +19,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from builder.engines.cpo import likelihood_weight
 from builder.engines.experimental import trainer_of
 from builder.manifest import EvaluateStage
+from builder.preference_rules import likelihood_weight
 from builder.settings import Metric
+from builder.stages.training import make_job
 from builder.train_settings import CpoTraining
 from builder.weight_stages import FoldStage
 from builder.weighting import Weighting
@@ -183,6 +184,8 @@ def test_the_loss_is_that_of_the_paper(kind: str, loss: str, tiny_llama: Path, d
     rows = answer_nats(tiny_llama, data)
     assert value(outcome, "train_loss") == pytest.approx(expected(kind, rows, loss), abs=1e-4)
     assert {"train_reward_accuracy", "train_reward_margin"} <= outcome.metrics.keys()
+    means = [note for note in outcome.notes if note.endswith("took the mean over the tokens of 24 rows at a time")]
+    assert len(means) == (loss != "simpo")
 
 
 def test_kto_at_its_first_step(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
@@ -198,6 +201,23 @@ def test_kto_learns_and_its_reference_does_not_move(tiny_llama: Path, data: Path
     outcome = kinds.run(kinds.context_of(stage, tiny_llama, data, tmp_path))
     assert value(outcome, "train_loss") < 0.48
     assert value(outcome, "train_reward_margin") > 0.1
+
+
+def test_an_answer_after_the_prompt_of_another_row_ends_where_the_model_does(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """Long prompts with short answers, and the other way round: each row fits the model, a mixture of two does not."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    long = "the baker "
+    while len(tokenizer(long)["input_ids"]) < 100:
+        long += "the baker "
+    sides = [(long, "the river"), ("the river ", long)] * 4
+    rows = [{"prompt": one, "completion": other, "label": one == long} for one, other in sides]
+    (tmp_path / "unpaired.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = kinds.stage_of("kto", targets="attention.output", steps=2, max_length=256)
+    context = kinds.context_of(stage, tiny_gpt2, tmp_path, tmp_path, micro_batch=4)
+    with mock.patch("builder.stages.kto.make_job", wraps=make_job) as made:
+        outcome = kinds.run(context)
+    assert math.isfinite(value(outcome, "train_loss"))
+    assert 100 + 128 < made.call_args.kwargs["row_tokens"] < 128 + 128
 
 
 @pytest.mark.slow
@@ -365,6 +385,22 @@ def test_the_loss_is_measured_on_rows_that_are_held_out(kind: str, source: Path,
     held.path.write_text("".join(line.replace("the colour of", "the shade of") + "\n" for line in rows))
     outcome = kinds.run(replace(context, inputs=(*context.inputs, held)))
     assert math.isfinite(value(outcome, "eval_loss"))
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "orpo" else ()) for kind in ALL])
+def test_rows_that_are_held_out_are_no_longer_than_the_model(
+    kind: str, source: Path, data: Path, tmp_path: Path
+) -> None:
+    stage = kinds.stage_of(kind, targets="attention.output", eval_steps=2, max_length=4096)
+    context = kinds.context_of(stage, source, data, tmp_path)
+    held = replace(
+        context.one("data"), role="eval", settings={}, path=tmp_path / "held.jsonl", source="data:held.jsonl"
+    )
+    row = context.one("data").path.read_text().splitlines()[0]
+    held.path.write_text(row.replace("the colour of", "the shade of " + "the wheel and " * 60) + "\n")
+    with pytest.raises(InvalidError, match="the model reads at most 128") as caught:
+        kinds.run(replace(context, inputs=(*context.inputs, held)))
+    assert caught.value.where == "train.max_length, with data:held.jsonl"
 
 
 # The same run, the same bytes

@@ -175,6 +175,15 @@ def test_notes_of_what_is_new_alone(forge: Forge, tmp_path: Path) -> None:
     assert payload["commit"] == later.commits[0]
 
 
+def test_settings_that_break_during_a_build_cost_the_notes_alone(forge: Forge, tmp_path: Path) -> None:
+    errand = signing(built(forge), make_key(tmp_path, "one"))
+    (errand.home / ".varietal/runner.yaml").write_text("progress_key: [\n")
+    moved, said = push(errand, TONE)
+    assert moved > 0
+    assert any(line.startswith("no progress note: ") for line in said)
+    assert not (tmp_path / "quarantine/varietal").exists()
+
+
 def test_notes_go_when_git_has_what_they_say(forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = make_key(tmp_path, "gpu")
     rule = f"runners: {{requests: {{gpu-1: {public_line(key)}}}}}\n"
@@ -193,7 +202,7 @@ def test_notes_go_when_git_has_what_they_say(forge: Forge, tmp_path: Path, monke
         patch.setattr(RemoteFiles, "remove_folder", refuse)
         done = forge.call(*call)
     assert done.returncode == 0, done.stderr
-    assert f"progress notes of commit {errand.commits[0][:12]} stay: no (quarantine)" in done.stderr
+    assert f"progress notes of commit {errand.commits[0][:12]} and before stay: no (quarantine)" in done.stderr
     assert notes.exists()
     assert forge.call(*call).returncode == 0
     assert not notes.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -14,16 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import builder.engines.dpo
 import builder.engines.kto
+from builder.adapter_settings import FINISHED
 from builder.stages.dpo import dpo
+from builder.stages.grpo import grpo
 from builder.stages.kto import kto
+from builder.stages.rloo import rloo
 from builder.stages.sft import sft
-from tests.integration import preference_kinds, training
+from tests.integration import online, preference_kinds, training
+from tests.integration.test_adapter_types import SMALL, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.adapter_settings import LoraSettings
+    from builder.adapter_settings import AdapterSettings, LoraSettings
     from builder.stage import Outcome
 
 
@@ -145,3 +150,64 @@ def test_an_adapter_is_its_own_reference_and_not_the_model_under_it(
     meant = PeftModel.from_pretrained(base, str(adapter)).eval()
     assert abs(own(meant, prompt, answer) - alone) > 0.5
     check(trainers[0], tiny_llama, data, meant)
+
+
+EMBEDDING = "lora on an embedding"
+GOING_ON = (EMBEDDING, *(name for name in SMALL if SMALL[name].get("type", name) not in FINISHED))
+"""Adapters that can go on; of most types PEFT keeps the tensors under other names than those of LoRA on a layer."""
+
+
+def table_of(name: str) -> AdapterSettings:
+    return training.lora("embedding.token", dropout=0.0) if name == EMBEDDING else settings(name)
+
+
+def going_on(kinds: tuple[str, ...], quick: set[tuple[str, str]]) -> list[Any]:
+    return [
+        pytest.param(kind, name, marks=() if (kind, name) in quick else pytest.mark.slow)
+        for kind in kinds
+        for name in GOING_ON
+    ]
+
+
+def learnt(name: str, base: Path, data: Path, folder: Path) -> Path:
+    """An adapter of some type that is far from doing nothing."""
+    stage = training.sft_stage(table_of(name), learning_rate=0.3, schedule="constant")
+    inputs = [training.model_input("from", base), training.data_input(data / "messages.jsonl")]
+    sft(training.context(stage, inputs, folder))
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), going_on(("dpo", "kto"), {("dpo", EMBEDDING), ("dpo", "loha"), ("kto", "ia3"), ("kto", "vera")})
+)
+def test_an_adapter_of_any_type_is_its_own_reference(
+    kind: str, name: str, *, tiny_llama: Path, data: Path, tmp_path: Path, trainers: list[Any]
+) -> None:
+    adapter = learnt(name, tiny_llama, data, tmp_path / "learnt")
+    run(tmp_path / "on", adapter, data, stage_of(kind), under=tiny_llama)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    prompt, answer = next(iter(answers(tiny_llama, data).values()))
+    alone = own(base, prompt, answer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT would compile something for BOFT
+        meant = PeftModel.from_pretrained(base, str(adapter)).eval()
+    assert abs(own(meant, prompt, answer) - alone) > 0.01
+    check(trainers[0], tiny_llama, data, meant)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    # PVeRA draws its vectors anew at each pass of a training, so it is at some distance from itself.
+    [one for one in going_on(("grpo", "rloo"), {("grpo", "loha")}) if one.values[1] != "pvera"],
+)
+def test_answers_are_held_to_an_adapter_of_any_type_as_it_came(
+    kind: str, name: str, *, tiny_llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """At the first step it is where it began."""
+    online.write_prompts(tmp_path)
+    adapter = learnt(name, tiny_llama, data, tmp_path / "learnt")
+    stage = (online.grpo_stage if kind == "grpo" else online.rloo_stage)(steps=1, beta=0.1)
+    inputs = [training.model_input("from", adapter), training.model_input("base", tiny_llama)]
+    inputs += [online.prompts_input(tmp_path), online.reward_input(tmp_path)]
+    outcome = (grpo if kind == "grpo" else rloo)(training.context(stage, inputs, tmp_path / "on"))
+    assert abs(outcome.metrics["train_kl"]["value"]) < 1e-6

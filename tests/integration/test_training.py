@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, OPTForCausalLM
 
 from builder.stages.dpo import dpo
 from builder.stages.pretrain import pretrain
@@ -224,6 +224,21 @@ def test_packed_rows_do_not_see_each_other(base: Path, data: Path, tmp_path: Pat
     stage = training.sft_stage(training.lora(dropout=0.0), steps=1, batch=1, packing=True, max_length=4096)
     outcome = run_sft(tmp_path, base, data, stage)
     assert value(outcome, "train_loss") == pytest.approx(own_loss(base, data, assistant_only=True), abs=1e-5)
+
+
+def test_rows_are_not_packed_for_a_model_in_which_they_would_see_each_other(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "opt"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    vocabulary = len(AutoTokenizer.from_pretrained(base))
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    rest = {"num_attention_heads": 4, "max_position_embeddings": 128, "pad_token_id": 0}
+    OPTForCausalLM(OPTConfig(vocab_size=vocabulary, **sizes, **rest)).save_pretrained(folder)
+    stage = training.sft_stage(steps=1, packing=True, max_length=96)
+    with pytest.raises(InvalidError, match="'opt' does not keep them apart") as caught:
+        run_sft(tmp_path / "run", folder, data, stage)
+    assert (caught.value.where, caught.value.mend) == ("train.packing", "write `packing: false`")
 
 
 def test_micro_batches_change_rounding_alone(base: Path, data: Path, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_adalora_needs_steps_to_drop_ranks_in() -> None:
     assert clashes(adapter, steps=12) == []
 
 
+def test_adalora_has_no_earlier_step_to_keep() -> None:
+    held_out: dict[str, Any] = {"eval_steps": 2, "steps": 100, "keep": "best"}
+    (clash,) = adapter_clashes(stage(SftStage, {"type": "adalora", "tinit": 6, "tfinal": 4}, **held_out))
+    assert (clash.path, clash.mend) == (("train", "keep"), "write `keep: last`")
+    assert clashes({}, **held_out) == []
+
+
 def test_a_prompt_stands_before_a_row_not_before_several() -> None:
     assert clashes({"type": "prompt_tuning"}, packing=True) == [
         ("train.packing", "prompt_tuning puts its vectors before a sequence, and a packed one holds several rows"),

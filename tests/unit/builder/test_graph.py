@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder.address import CodeFile
+from builder.edges import Edge
 from builder.graph import Address, DataFile, build_graph, resolve
 from builder.load import Workspace
 from builder.manifest import parse_manifest, parse_project
@@ -181,3 +183,23 @@ def test_the_base_of_a_pinned_adapter_is_not_known() -> None:
         "  where: models/support/model.yaml: adapters.voice\n"
         "  mend: name it by {variant, stage}, or fold it instead of training or evaluating it"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data/talks.jsonl", {"format": "text"}),
+        ("data/talks.jsonl.gz", {"format": "text"}),
+        ("data/talks", {"format": "text"}),
+        ("data/talks.txt", {"format": "text", "rows": "one"}),
+        ("data/talks.MD", {"format": "text", "rows": "one"}),
+        ("data/talks.txt.zst", {"format": "text", "rows": "one"}),
+    ],
+)
+def test_an_action_says_where_a_file_of_data_is_one_row(path: str, said: dict[str, str]) -> None:
+    """The same bytes are one text under a name, and a row a line under another."""
+    assert Edge(role="data", name="talks", source=DataFile(path=path, format="text")).said == said
+
+
+def test_an_action_says_nothing_of_how_code_is_read() -> None:
+    assert Edge(role="reward", name="rate", source=CodeFile(path="rewards/rate.txt")).said == {}

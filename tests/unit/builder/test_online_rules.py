@@ -75,6 +75,24 @@ def faults(root: Path, stage: str, *, more: str = "") -> list[str]:
             "adapter.dropout: answers that are learnt from are not sampled through a dropout / write 0",
         ),
         (
+            f"{RLOO}, adapter: {{type: loha, rank: 4, module_dropout: 0.1}}",
+            "adapter.module_dropout: answers that are learnt from are not sampled through a dropout / write 0",
+        ),
+        (
+            f"{GRPO}, train: {{beta: 0.1}}, adapter: {{rank: 4, bias: adapted}}",
+            (
+                "adapter.bias: biases are the model's own, so the reference that `beta` holds answers to would move "
+                "with them / write `bias: none`, or `train: {beta: 0}`"
+            ),
+        ),
+        (
+            f"{RLOO}, adapter: {{rank: 4, bias: all}}",
+            (
+                "adapter.bias: biases are the model's own, so the reference that `beta` holds answers to would move "
+                "with them / write `bias: none`, or `train: {beta: 0}`"
+            ),
+        ),
+        (
             f"{GRPO}, train: {{loss_type: cispo}}",
             "train.epsilon_high: cispo bounds weights by it, and it is not set / write it; its paper has 5.0",
         ),

@@ -5,20 +5,44 @@ from __future__ import annotations
 import pickle
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
+from builder import launch
 from builder.adapter_types.lora import LoraSettings
 from builder.engines.schedule import Split, keep_split, kept_split
+from builder.kinds import KINDS
+from builder.manifest import SftStage
 from builder.rank_messages import Raised
 from builder.ranks import MEETING, Ranks, can_share, choose_ranks, rank_environment
 from builder.runner import Runner
+from builder.stage import Context
+from builder.train_settings import SftTraining
 from registry.errors import Fault, InvalidError, MachineError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.ranks import Sharding
+
 KEPT = Split(micro_batch=2, accumulation=2, threads=3, processes=2, sharding="fsdp2")
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_the_best_weights_in_parts_are_refused_before_anything_is_loaded(sharding: Sharding, tmp_path: Path) -> None:
+    stage = SftStage(from_="from", data={"data": 1.0}, train=SftTraining(keep="best"))
+    runner = Runner(processes=2, sharding=sharding)
+    context = Context(
+        settings=stage, inputs=(), work=tmp_path, out=tmp_path, root=tmp_path, runner=runner, say=lambda _: None
+    )
+    with mock.patch.object(launch, "_devices", return_value=("0", "1")):
+        if sharding == "none":
+            assert launch.together("sft", KINDS["sft"], context, where="v:s") is not None
+            return
+        with pytest.raises(InvalidError) as caught:
+            launch.together("sft", KINDS["sft"], context, where="v:s")
+    assert (caught.value.where, "write `keep: last`" in caught.value.mend) == ("train.keep", True)
 
 
 def test_one_process_needs_nobody_else() -> None:

@@ -178,7 +178,15 @@ def test_kinds_that_learn_from_preferences(stage: str, tmp_path: Path) -> None:
         ),
         (
             "kind: orpo, data: preference, adapter: {dropout: 0.1}",
-            "adapter.dropout: orpo compares answers without dropout, so nothing would be dropped / take it out",
+            "adapter.dropout: orpo compares answers by the whole model, without dropout / take it out",
+        ),
+        (
+            "kind: kto, data: unpaired, adapter: {type: loha, rank_dropout: 0.1}",
+            "adapter.rank_dropout: kto compares answers by the whole model, without dropout / take it out",
+        ),
+        (
+            "kind: dpo, data: preference, adapter: {type: lokr, module_dropout: 0.1}",
+            "adapter.module_dropout: dpo compares answers by the whole model, without dropout / take it out",
         ),
         (
             "kind: orpo, data: unpaired",

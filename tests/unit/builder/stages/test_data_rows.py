@@ -58,18 +58,34 @@ def test_sets_are_mixed_by_weight_and_it_is_said_how(tmp_path: Path) -> None:
     other = data(tmp_path, "small", [f"s{number}" for number in range(4)], weight=1.0)
     found = training_rows(context(tmp_path, one, other))
     assert len(found.rows) == 20
-    assert len(set(texts(found)[:10])) == 10
-    assert [texts(found)[10:].count(f"s{number}") in {2, 3} for number in range(4)] == [True] * 4
-    assert found.notes == (
+    assert len({text for text in texts(found) if text.startswith("l")}) == 10
+    assert [texts(found).count(f"s{number}") in {2, 3} for number in range(4)] == [True] * 4
+    assert sorted(found.notes) == [
         "large: 10 of its 16 rows make up its part of an epoch",
         "small: its 4 rows, each 2 times, 2 of them once more, make up its part of an epoch, 10 rows",
-    )
-    assert found.source == "data:data/large.jsonl, data:data/small.jsonl"
+    ]
+    assert sorted(found.source.split(", ")) == ["data:data/large.jsonl", "data:data/small.jsonl"]
     for text, place in zip(texts(found), found.places, strict=True):
         name = "large" if text.startswith("l") else "small"
         assert place == f"data/{name}.jsonl, row {int(text[1:]) + 1}"
     assert texts(training_rows(context(tmp_path, one, other))) == texts(found)
     assert texts(training_rows(context(tmp_path, one, other, seed=1))) != texts(found)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 3.0)])
+def test_the_order_of_the_sets_decides_nothing(tmp_path: Path, weights: tuple[float, float]) -> None:
+    rows = [f"row {number}" for number in range(40)]
+    one = data(tmp_path, "one", rows, weight=weights[0], held_out=0.3)
+    other = data(tmp_path, "other", [f"other {row}" for row in rows], weight=weights[1], held_out=0.3)
+    there, back = context(tmp_path, one, other), context(tmp_path, other, one)
+    assert training_rows(there) == training_rows(back)
+    assert evaluation_rows(there) == evaluation_rows(back)
+
+
+def test_the_weight_orders_the_same_rows(tmp_path: Path) -> None:
+    rows = [f"row {number}" for number in range(16)]
+    one, other = data(tmp_path, "one", rows, weight=1.0), data(tmp_path, "other", rows, weight=3.0)
+    assert texts(training_rows(context(tmp_path, one, other))) == texts(training_rows(context(tmp_path, other, one)))
 
 
 def test_a_share_is_held_out_and_more_rows_move_none(tmp_path: Path) -> None:
@@ -121,3 +137,15 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         training_rows(context(tmp_path, data(tmp_path, "chat", ["a"], held_out=1.0)))
     assert (caught.value.what, caught.value.where) == ("every row is held out", "data/chat.jsonl")
+
+
+def test_prompts_of_two_forms_are_not_mixed(tmp_path: Path) -> None:
+    plain = data(tmp_path, "plain", ["a?"], "prompts", weight=1.0)
+    chat = data(tmp_path, "chat", ["b?"], "prompts", weight=1.0)
+    more = data(tmp_path, "more", ["c?"], "prompts", weight=1.0)
+    assert len(training_rows(context(tmp_path, plain, more)).rows) == 2
+    chat.path.write_text(json.dumps({"prompt": [{"role": "user", "content": "b?"}]}) + "\n", encoding="utf-8")
+    with pytest.raises(InvalidError) as caught:
+        training_rows(context(tmp_path, plain, chat))
+    assert caught.value.what == "prompts are texts in one place and messages in another"
+    assert caught.value.where == "data/plain.jsonl, row 1; data/chat.jsonl, row 1"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +16,7 @@ from registry.digest import digest_bytes
 from registry.errors import InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 ROWS = RatedRows(
     rows=[{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}],
@@ -59,6 +60,69 @@ def test_it_sees_the_columns_that_it_names(tmp_path: Path) -> None:
         assert opened.rate(ANSWERS.one(1)) == [4.0]
         assert opened.missing(["n"]) == ()
         assert opened.missing([]) == ("n",)
+
+
+def test_two_processes_draw_the_same_by_lot(tmp_path: Path) -> None:
+    text = "import random\ndef rate(completions):\n    return [random.random() for _ in completions]\n"
+    drawn = []
+    for _ in range(2):
+        with process(tmp_path, text) as opened:
+            drawn.append(opened.rate(ANSWERS))
+    assert drawn[0] == drawn[1]
+
+
+def test_what_it_starts_ends_with_its_process(tmp_path: Path) -> None:
+    text = (
+        "import subprocess\n"
+        "def rate(completions):\n"
+        "    return [float(subprocess.Popen(['sleep', '60']).pid) for _ in completions]\n"
+    )
+    with process(tmp_path, text) as opened:
+        left = [int(number) for number in opened.rate(ANSWERS)]
+        assert [is_running(number) for number in left] == [True, True]
+    assert wait_until(lambda: not any(is_running(number) for number in left))
+
+
+def test_what_it_starts_ends_too_where_its_process_ended_by_itself(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    text = (
+        "import os, pathlib, subprocess\n"
+        "def rate(completions):\n"
+        f"    pathlib.Path({str(told)!r}).write_text(str(subprocess.Popen(['sleep', '60']).pid))\n"
+        "    os._exit(3)\n"
+    )
+    assert "ended its own process, with status 3" in refusal(tmp_path, text)
+    assert wait_until(lambda: not is_running(int(told.read_text())))
+
+
+def test_a_process_that_does_not_read_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    text = (
+        "import os, signal, threading, time\n"
+        "def rate(completions):\n"
+        "    stop = lambda: (time.sleep(0.2), os.kill(os.getpid(), signal.SIGSTOP))\n"
+        "    threading.Thread(target=stop, daemon=True).start()\n"
+        "    return [0.0 for _ in completions]\n"
+    )
+    with process(tmp_path, text, call_s=1.0) as opened:
+        opened.rate(ANSWERS)
+        time.sleep(0.6)
+        with pytest.raises(InvalidError, match="took more than 1 s for one call"):
+            opened.rate(ROWS.answered([0, 1], ["x" * 500_000, "y"]))
+
+
+def is_running(number: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(is_so: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 5
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.01)
+    return is_so()
 
 
 def test_a_function_for_everything_sees_everything(tmp_path: Path) -> None:
