@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping  # noqa: TC003 - the shapes are made from the classes' hints
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
@@ -58,7 +59,7 @@ def matrices_of(shapes: Shapes) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AdapterTable:
+class AdapterTable(ABC):
     """What every type of adapter has.
 
     Attributes:
@@ -107,9 +108,9 @@ class AdapterTable:
         """
         return "", ""
 
+    @abstractmethod
     def trained(self, shapes: Shapes) -> int:
         """Numbers that it trains over some weights, at most."""
-        raise NotImplementedError
 
     def saved(self, shapes: Shapes) -> int:
         """Numbers that its files hold, at most."""
@@ -132,6 +133,6 @@ class OnMatrices(AdapterTable):
         """Numbers that it trains over some weights, at most."""
         return sum(self.numbers(rows, columns) for rows, columns in matrices_of(shapes))
 
+    @abstractmethod
     def numbers(self, rows: int, columns: int) -> int:
         """Numbers that it trains for one matrix ``[rows, columns]``, at most."""
-        raise NotImplementedError

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from builder.engines.arguments import arguments
-from builder.engines.evaluation import measured, measuring
-from builder.engines.experimental import reads_tokens, trainer_of
-from builder.engines.loop import run
-from builder.engines.pairs import held_out, order_of, sequences
-from builder.engines.rendered import reader_of
+from builder.engines.experimental import trainer_of
+from builder.engines.unreferenced import train_unreferenced
 from builder.preference_rules import likelihood_weight
 
 if TYPE_CHECKING:
@@ -47,27 +43,20 @@ def train_cpo(
         InvalidError: The best weights cannot be kept on these devices.
         MachineError: The installed TRL has no CPO, the loss is no number, or the device's memory does not do.
     """
-    config, trainer_class = trainer_of("cpo", "CPOConfig", "CPOTrainer")
-    order = order_of(job, pairs)
-    trainer = reads_tokens(trainer_class)(
-        model=model,
-        args=config(
-            **arguments(job),
-            **measuring(job, evaluation),
-            loss_type=training.loss,
-            beta=training.beta,
-            label_smoothing=training.label_smoothing,
-            cpo_alpha=likelihood_weight(training),
-            simpo_gamma=training.simpo_gamma,
-            alpha=training.alpha,
-            max_length=training.max_length,
-            remove_unused_columns=False,
-        ),
-        train_dataset=sequences(pairs, order, max_length=training.max_length),
-        eval_dataset=held_out(evaluation, max_length=training.max_length),
-        processing_class=reader_of(tokenizer),
-        peft_config=new_adapter,
+    return train_unreferenced(
+        job,
+        model,
+        tokenizer,
+        pairs,
+        classes=trainer_of("cpo", "CPOConfig", "CPOTrainer"),
+        loss={
+            "loss_type": training.loss,
+            "beta": training.beta,
+            "label_smoothing": training.label_smoothing,
+            "cpo_alpha": likelihood_weight(training),
+            "simpo_gamma": training.simpo_gamma,
+            "alpha": training.alpha,
+        },
+        new_adapter=new_adapter,
+        evaluation=evaluation,
     )
-    tokens = [pairs[row].tokens(training.max_length) for row in order]
-    numbers = [pairs[row].rows for row in order]
-    return run(trainer, job, tokens=tokens, rows=numbers, measured=measured(job, evaluation))

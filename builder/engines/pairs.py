@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from builder.engines.schedule import by_length, visit_order
+from builder.stages.tokens import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from builder.stages.tokens import Pair
 
 __all__ = ["held_out", "order_of", "sequences"]
-
-_IGNORED = -100  # label of a token that no loss is taken on
 
 
 def order_of(job: Job, pairs: Sequence[Pair]) -> list[int]:
@@ -36,7 +35,7 @@ def sequences(pairs: Sequence[Pair], order: Sequence[int], *, max_length: int) -
         prompts = [min(len(pair.prompt), max_length) for pair in pairs]
         columns[f"{name}_input_ids"] = ids
         columns[f"{name}_attention_mask"] = [[1] * len(one) for one in ids]
-        columns[f"{name}_labels"] = [[_IGNORED] * start + one[start:] for start, one in zip(prompts, ids, strict=True)]
+        columns[f"{name}_labels"] = [[IGNORED] * start + one[start:] for start, one in zip(prompts, ids, strict=True)]
     return Dataset.from_dict(columns).select(order)
 
 
